@@ -1,0 +1,45 @@
+# Builds with PGXS: make, make install, make installcheck.
+EXTENSION = tasker
+EXTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" tasker.control)
+MODULE_big = tasker
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
+
+# The install script: these files in this order, each object after what it uses.
+INSTALL_SQL = \
+	src/tasker.sql \
+	src/rules/state.sql \
+	src/pg/clock.sql \
+	src/define/template.sql \
+	src/run/task.sql src/run/step.sql src/run/transition.sql src/run/timer.sql \
+	src/execute/queue.sql src/execute/executor.sql src/execute/claim.sql src/execute/outcome.sql src/execute/pause.sql \
+	src/orchestrate/orchestrate.sql src/orchestrate/finalize.sql \
+	src/run/readiness.sql src/run/diagram.sql \
+	src/process/worker.sql src/execute/executor_status.sql src/orchestrate/check.sql \
+	src/pg/dump.sql src/pg/privileges.sql
+
+DATA_built = tasker--$(EXTVERSION).sql
+EXTRA_CLEAN = tasker--*.sql tmp_check tmp_check_iso log
+
+# Regression tests in the order of the README's chapters; prepare comes first.
+REGRESS = $(shell sed -e 's/\#.*//' sql/schedule)
+REGRESS_OPTS = --encoding=UTF8 --no-locale
+ISOLATION = $(patsubst test/isolation/specs/%.spec,%,$(sort $(wildcard test/isolation/specs/*.spec)))
+ISOLATION_OPTS = --encoding=UTF8 --no-locale --inputdir=test/isolation --load-extension=tasker
+TAP_TESTS = 1
+PROVE_TESTS = $(sort $(wildcard test/t/*.pl))
+
+PG_CPPFLAGS = -Isrc
+PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+$(OBJS): $(wildcard src/*.h src/*/*.h)
+
+tasker--$(EXTVERSION).sql: $(INSTALL_SQL) tasker.control
+	cat $(INSTALL_SQL) > $@
+
+dist:
+	git archive --format=zip --prefix=tasker-$(EXTVERSION)/ -o tasker-$(EXTVERSION).zip HEAD
+.PHONY: dist

@@ -1,0 +1,557 @@
+/*
+ * template.c
+ *		Task templates: registered once, read from a cache of the session.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "define/template.h"
+#include "define/template_document.h"
+#include "pg/catalog.h"
+#include "pg/clock.h"
+#include "pg/query.h"
+#include "utils/builtins.h"
+#include "utils/float.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+/* ---------- reading ---------- */
+
+#define TEMPLATE_KEY_LENGTH 640
+
+typedef struct CachedTemplate
+{
+	char		key[TEMPLATE_KEY_LENGTH];	/* namespace, name and version asked for */
+	Template   *template;
+} CachedTemplate;
+
+static MemoryContext cache_context = NULL;
+static HTAB *cache = NULL;
+static uint64 cache_generation = 0;
+
+static KeptQuery FIND_TEMPLATE = {
+	.sql =
+	"SELECT nt.named_task_id, nt.task_namespace_id, nt.revision, nt.deprecated_at IS NOT NULL,"
+	"       ns.name || '.' || nt.name || '@' || nt.version"
+	"  FROM tasker.task_namespaces ns"
+	"  JOIN tasker.named_tasks nt ON nt.task_namespace_id = ns.task_namespace_id"
+	" WHERE ns.name = $1 AND nt.name = $2"
+	"   AND nt.version_numbers = string_to_array($3, '.')::integer[]",
+	.nargs = 3,.types = {TEXTOID, TEXTOID, TEXTOID}
+};
+
+static KeptQuery FIND_LATEST_TEMPLATE = {
+	.sql =
+	"SELECT nt.named_task_id, nt.task_namespace_id, nt.revision, false,"
+	"       ns.name || '.' || nt.name || '@' || nt.version"
+	"  FROM tasker.task_namespaces ns"
+	"  JOIN tasker.named_tasks nt ON nt.task_namespace_id = ns.task_namespace_id"
+	" WHERE ns.name = $1 AND nt.name = $2 AND nt.deprecated_at IS NULL"
+	" ORDER BY nt.version_numbers DESC"
+	" LIMIT 1",
+	.nargs = 2,.types = {TEXTOID, TEXTOID}
+};
+
+static KeptQuery READ_TEMPLATE_STEPS = {
+	.sql =
+	"SELECT ts.named_step_id, ts.handler_id, ts.default_retry_limit, coalesce(ts.timeout_seconds, 0),"
+	"       ts.priority::integer, ts.default_retryable, ts.skippable, s.name"
+	"  FROM tasker.named_tasks_named_steps ts"
+	"  JOIN tasker.named_steps s ON s.named_step_id = ts.named_step_id"
+	" WHERE ts.named_task_id = $1"
+	" ORDER BY ts.position",
+	.nargs = 1,.types = {INT4OID}
+};
+
+static KeptQuery READ_TEMPLATE_EDGES = {
+	.sql =
+	"SELECT f.position, t.position"
+	"  FROM tasker.named_step_edges e"
+	"  JOIN tasker.named_tasks_named_steps f"
+	"    ON f.named_task_id = e.named_task_id AND f.named_step_id = e.from_named_step_id"
+	"  JOIN tasker.named_tasks_named_steps t"
+	"    ON t.named_task_id = e.named_task_id AND t.named_step_id = e.to_named_step_id"
+	" WHERE e.named_task_id = $1",
+	.nargs = 1,.types = {INT4OID}
+};
+
+static KeptQuery READ_TEMPLATE_REVISION = {
+	.sql = "SELECT revision FROM tasker.named_tasks WHERE named_task_id = $1",
+	.nargs = 1,.types = {INT4OID}
+};
+
+void
+RefreshTemplates(void)
+{
+	uint64		generation = DefinitionsGeneration();
+
+	if (cache != NULL && cache_generation == generation)
+		return;
+	cache = NULL;
+	if (cache_context == NULL)
+		cache_context = AllocSetContextCreate(TopMemoryContext, "tasker templates",
+											  ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(cache_context);
+	cache_generation = generation;
+}
+
+static void
+ReadSteps(Template *template)
+{
+	Datum		id = Int32GetDatum(template->named_task_id);
+
+	template->step_count = (int) RunQuery(&READ_TEMPLATE_STEPS, &id, NULL);
+	template->steps = palloc0(sizeof(TemplateStep) * Max(template->step_count, 1));
+	for (int i = 0; i < template->step_count; i++)
+	{
+		template->steps[i] = (TemplateStep)
+		{
+			.named_step_id = RowInt32(i, 1),
+			.handler_id = RowInt32(i, 2),
+			.retry_limit = RowInt32(i, 3),
+			.timeout_seconds = RowInt32(i, 4),
+			.priority = (int16) RowInt32(i, 5),
+			.retryable = RowBool(i, 6),
+			.skippable = RowBool(i, 7),
+			.is_root = true,
+			.is_leaf = true,
+			.name = RowText(i, 8),
+		};
+	}
+	template->edge_count = (int) RunQuery(&READ_TEMPLATE_EDGES, &id, NULL);
+	template->edges = palloc(sizeof(GraphEdge) * Max(template->edge_count, 1));
+	for (int e = 0; e < template->edge_count; e++)
+	{
+		template->edges[e] = (GraphEdge)
+		{
+			.from = RowInt32(e, 1),.to = RowInt32(e, 2)
+		};
+		template->steps[template->edges[e].from].is_leaf = false;
+		template->steps[template->edges[e].to].is_root = false;
+	}
+}
+
+/* Reads a template into the current memory context; NULL where there is none. */
+static Template *
+ReadTemplate(const char *namespace_name, const char *name, const char *version)
+{
+	Template   *template;
+	Datum		args[3] = {CStringGetTextDatum(namespace_name), CStringGetTextDatum(name)};
+	uint64		found;
+
+	if (version != NULL)
+	{
+		args[2] = CStringGetTextDatum(version);
+		found = RunQuery(&FIND_TEMPLATE, args, NULL);
+	}
+	else
+		found = RunQuery(&FIND_LATEST_TEMPLATE, args, NULL);
+	if (found == 0)
+		return NULL;
+	template = palloc0(sizeof(Template));
+	template->named_task_id = RowInt32(0, 1);
+	template->task_namespace_id = RowInt32(0, 2);
+	template->revision = RowInt32(0, 3);
+	template->deprecated = RowBool(0, 4);
+	template->full_name = RowText(0, 5);
+	ReadSteps(template);
+	return template;
+}
+
+/* Digits and dots only, so that the cast of the lookup cannot fail. */
+static bool
+LooksLikeVersion(const char *version)
+{
+	return strspn(version, "0123456789.") == strlen(version) && strlen(version) <= 29 &&
+		strstr(version, "..") == NULL && version[0] != '.' && version[0] != '\0' &&
+		version[strlen(version) - 1] != '.';
+}
+
+const Template *
+FindTemplate(const char *namespace_name, const char *name, const char *version)
+{
+	HASHCTL		control = {.keysize = TEMPLATE_KEY_LENGTH,.entrysize = sizeof(CachedTemplate)};
+	char		key[TEMPLATE_KEY_LENGTH];
+	CachedTemplate *entry;
+	Template   *template;
+	MemoryContext caller;
+
+	if (version != NULL && !LooksLikeVersion(version))
+		return NULL;
+	/* Names that do not fit cannot have been registered. */
+	if (snprintf(key, sizeof(key), "%s\n%s\n%s", namespace_name, name,
+				 version ? version : "latest") >= sizeof(key))
+		return NULL;
+	if (cache == NULL)
+	{
+		control.hcxt = cache_context;
+		cache = hash_create("tasker templates", 64, &control,
+							HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+	}
+	entry = hash_search(cache, key, HASH_FIND, NULL);
+	if (entry != NULL)
+		return entry->template;
+
+	caller = MemoryContextSwitchTo(cache_context);
+	template = ReadTemplate(namespace_name, name, version);
+	MemoryContextSwitchTo(caller);
+	if (template != NULL)
+	{
+		entry = hash_search(cache, key, HASH_ENTER, NULL);
+		entry->template = template;
+	}
+	return template;
+}
+
+const Template *
+GetTemplate(const char *namespace_name, const char *name, const char *version)
+{
+	const Template *template = FindTemplate(namespace_name, name, version);
+
+	if (template == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 version ?
+				 errmsg("template \"%s.%s@%s\" does not exist", namespace_name, name, version) :
+				 errmsg("template \"%s.%s\" does not exist", namespace_name, name),
+				 errhint("Register it with tasker.register_task_template().")));
+	return template;
+}
+
+void
+CheckTemplateCurrent(const Template *template)
+{
+	Datum		id = Int32GetDatum(template->named_task_id);
+
+	if (cache_generation == DefinitionsGeneration())
+		return;
+	if (RunQuery(&READ_TEMPLATE_REVISION, &id, NULL) == 1 && RowInt32(0, 1) == template->revision)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("template \"%s\" was replaced while a task was created from it",
+					template->full_name),
+			 errhint("Try the transaction again.")));
+}
+
+/* ---------- registering ---------- */
+
+static KeptQuery ENSURE_NAMESPACE = {
+	.sql =
+	"WITH new AS (INSERT INTO tasker.task_namespaces (name) VALUES ($1)"
+	"             ON CONFLICT (name) DO NOTHING)"
+	"SELECT 1",
+	.nargs = 1,.types = {TEXTOID}
+};
+
+static KeptQuery INSERT_NAMED_TASK = {
+	.sql =
+	"INSERT INTO tasker.named_tasks (task_namespace_id, name, version, description, configuration)"
+	" SELECT task_namespace_id, $2, $3, $4, $5 FROM tasker.task_namespaces WHERE name = $1"
+	" ON CONFLICT (task_namespace_id, name, version_numbers) DO NOTHING"
+	" RETURNING named_task_id",
+	.nargs = 5,.types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID}
+};
+
+/* Holding this lock no task can be created from the version: see CheckTemplateCurrent. */
+static KeptQuery LOCK_NAMED_TASK = {
+	.sql =
+	"SELECT nt.named_task_id, nt.configuration = $4"
+	"  FROM tasker.named_tasks nt"
+	" WHERE nt.task_namespace_id = (SELECT task_namespace_id FROM tasker.task_namespaces WHERE name = $1)"
+	"   AND nt.name = $2 AND nt.version_numbers = string_to_array($3, '.')::integer[]"
+	"   FOR UPDATE",
+	.nargs = 4,.types = {TEXTOID, TEXTOID, TEXTOID, JSONBOID}
+};
+
+static KeptQuery HAS_TASKS = {
+	.sql = "SELECT EXISTS (SELECT 1 FROM tasker.tasks WHERE named_task_id = $1)",
+	.nargs = 1,.types = {INT4OID}
+};
+
+static KeptQuery REPLACE_NAMED_TASK = {
+	.sql =
+	"WITH edges AS (DELETE FROM tasker.named_step_edges WHERE named_task_id = $1)"
+	"UPDATE tasker.named_tasks SET description = $2, configuration = $3, revision = revision + 1"
+	" WHERE named_task_id = $1",
+	.nargs = 3,.types = {INT4OID, TEXTOID, JSONBOID}
+};
+
+static KeptQuery DELETE_TEMPLATE_STEPS = {
+	.sql = "DELETE FROM tasker.named_tasks_named_steps WHERE named_task_id = $1",
+	.nargs = 1,.types = {INT4OID}
+};
+
+/* Names are inserted in one order everywhere, so that registrations cannot deadlock. */
+static KeptQuery ENSURE_SYSTEMS = {
+	.sql =
+	"INSERT INTO tasker.dependent_systems (name)"
+	" SELECT DISTINCT n FROM unnest($1) n"
+	"  WHERE NOT EXISTS (SELECT 1 FROM tasker.dependent_systems d WHERE d.name = n)"
+	"  ORDER BY n"
+	" ON CONFLICT (name) DO NOTHING",
+	.nargs = 1,.types = {TEXTARRAYOID}
+};
+
+static KeptQuery ENSURE_HANDLERS = {
+	.sql =
+	"INSERT INTO tasker.handlers (name)"
+	" SELECT DISTINCT n FROM unnest($1) n"
+	"  WHERE NOT EXISTS (SELECT 1 FROM tasker.handlers h WHERE h.name = n)"
+	"  ORDER BY n"
+	" ON CONFLICT (name) DO NOTHING",
+	.nargs = 1,.types = {TEXTARRAYOID}
+};
+
+static KeptQuery ENSURE_NAMED_STEPS = {
+	.sql =
+	"INSERT INTO tasker.named_steps (dependent_system_id, name, description)"
+	" SELECT d.dependent_system_id, u.name, u.description"
+	"   FROM ROWS FROM (unnest($1), unnest($2), unnest($3)) u(system, name, description)"
+	"   JOIN tasker.dependent_systems d ON d.name = u.system"
+	"  WHERE NOT EXISTS (SELECT 1 FROM tasker.named_steps s"
+	"                     WHERE s.dependent_system_id = d.dependent_system_id AND s.name = u.name)"
+	"  ORDER BY 1, 2"
+	" ON CONFLICT (dependent_system_id, name) DO NOTHING",
+	.nargs = 3,.types = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+};
+
+static KeptQuery INSERT_TEMPLATE_STEPS = {
+	.sql =
+	"INSERT INTO tasker.named_tasks_named_steps (named_task_id, named_step_id, position, handler_id,"
+	"       handler_config, default_retryable, default_retry_limit, skippable, priority,"
+	"       timeout_seconds, backoff_base_seconds, backoff_cap_seconds, backoff_jitter)"
+	" SELECT $1, s.named_step_id, u.ordinality - 1, h.handler_id, coalesce(u.config, '{}'),"
+	"        u.retryable, u.retry_limit, u.skippable, u.priority, nullif(u.timeout, 0),"
+	"        nullif(u.base, -1), nullif(u.cap, -1), nullif(u.jitter, -1)"
+	"   FROM ROWS FROM (unnest($2), unnest($3), unnest($4), unnest($5), unnest($6), unnest($7),"
+	"                   unnest($8), unnest($9), unnest($10), unnest($11), unnest($12), unnest($13))"
+	"        WITH ORDINALITY u(system, name, handler, config, retryable, retry_limit, skippable,"
+	"                          priority, timeout, base, cap, jitter, ordinality)"
+	"   JOIN tasker.dependent_systems d ON d.name = u.system"
+	"   JOIN tasker.named_steps s ON s.dependent_system_id = d.dependent_system_id AND s.name = u.name"
+	"   JOIN tasker.handlers h ON h.name = u.handler",
+	.nargs = 13,.types = {INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID,
+	BOOLARRAYOID, INT4ARRAYOID, BOOLARRAYOID, INT4ARRAYOID, INT4ARRAYOID, FLOAT8ARRAYOID,
+	FLOAT8ARRAYOID, FLOAT8ARRAYOID}
+};
+
+static KeptQuery INSERT_TEMPLATE_EDGES = {
+	.sql =
+	"INSERT INTO tasker.named_step_edges (named_task_id, from_named_step_id, to_named_step_id)"
+	" SELECT $1, f.named_step_id, t.named_step_id"
+	"   FROM ROWS FROM (unnest($2), unnest($3)) u(from_position, to_position)"
+	"   JOIN tasker.named_tasks_named_steps f"
+	"     ON f.named_task_id = $1 AND f.position = u.from_position"
+	"   JOIN tasker.named_tasks_named_steps t"
+	"     ON t.named_task_id = $1 AND t.position = u.to_position",
+	.nargs = 3,.types = {INT4OID, INT4ARRAYOID, INT4ARRAYOID}
+};
+
+static Datum
+TextOrNull(const char *text, char *null)
+{
+	*null = text ? ' ' : 'n';
+	return text ? CStringGetTextDatum(text) : (Datum) 0;
+}
+
+/*
+ * Writes the named task itself.  True where its steps are to be written:
+ * it is new, or it is replaced; false where equal content is there already.
+ */
+static bool
+WriteNamedTask(const TemplateDocument *document, Jsonb *configuration, int32 *named_task_id)
+{
+	char		nulls[6] = "     ";
+	Datum		insert_args[5] = {
+		CStringGetTextDatum(document->namespace_name), CStringGetTextDatum(document->name),
+		CStringGetTextDatum(document->version), TextOrNull(document->description, &nulls[3]),
+		JsonbPGetDatum(configuration)
+	};
+	Datum		lock_args[4] = {insert_args[0], insert_args[1], insert_args[2], insert_args[4]};
+	Datum		replace_args[3] = {0, insert_args[3], insert_args[4]};
+	char		replace_nulls[4] = {' ', nulls[3], ' ', '\0'};
+
+	(void) RunQuery(&ENSURE_NAMESPACE, insert_args, NULL);
+	if (RunQuery(&INSERT_NAMED_TASK, insert_args, nulls) == 1)
+	{
+		*named_task_id = RowInt32(0, 1);
+		return true;
+	}
+	if (RunQuery(&LOCK_NAMED_TASK, lock_args, NULL) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("template \"%s\" is being registered by another transaction",
+						document->full_name),
+				 errhint("Try the transaction again.")));
+	*named_task_id = RowInt32(0, 1);
+	if (RowBool(0, 2))
+		return false;
+
+	replace_args[0] = Int32GetDatum(*named_task_id);
+	(void) RunQuery(&HAS_TASKS, replace_args, NULL);
+	if (RowBool(0, 1))
+		ereport(ERROR,
+				(errcode(ERRCODE_TASKER_TEMPLATE_IN_USE),
+				 errmsg("template \"%s\" has tasks and cannot be changed", document->full_name),
+				 errdetail("The content differs from what is registered under this version."),
+				 errhint("Register the new content under a higher version.")));
+	(void) RunQuery(&REPLACE_NAMED_TASK, replace_args, replace_nulls);
+	(void) RunQuery(&DELETE_TEMPLATE_STEPS, replace_args, NULL);
+	return true;
+}
+
+/* Writes the steps in topological order, and what they refer to by name. */
+static void
+WriteSteps(const TemplateDocument *document, int32 named_task_id)
+{
+	int			n = document->step_count;
+	enum
+	{
+		ID, SYSTEM, NAME, HANDLER, CONFIG, RETRYABLE, RETRY_LIMIT, SKIPPABLE, PRIORITY, TIMEOUT,
+		BASE, CAP, JITTER, DESCRIPTION, COLUMNS
+	};
+	static const Oid types[COLUMNS] = {
+		InvalidOid, TEXTOID, TEXTOID, TEXTOID, JSONBOID, BOOLOID, INT4OID, BOOLOID, INT4OID, INT4OID,
+		FLOAT8OID, FLOAT8OID, FLOAT8OID, TEXTOID
+	};
+	Datum	   *columns[COLUMNS];
+	bool	   *no_config = palloc0(sizeof(bool) * n);
+	Datum		args[COLUMNS];
+	Datum		named_step_args[3];
+
+	for (int c = 0; c < COLUMNS; c++)
+		columns[c] = palloc0(sizeof(Datum) * n);
+	for (int position = 0; position < n; position++)
+	{
+		const DocumentStep *step = &document->steps[document->order[position]];
+
+		columns[SYSTEM][position] = CStringGetTextDatum(step->dependent_system);
+		columns[NAME][position] = CStringGetTextDatum(step->name);
+		columns[HANDLER][position] = CStringGetTextDatum(step->handler_class);
+		columns[CONFIG][position] = JsonbPGetDatum(step->handler_config);
+		no_config[position] = step->handler_config == NULL;
+		columns[RETRYABLE][position] = BoolGetDatum(step->retryable);
+		columns[RETRY_LIMIT][position] = Int32GetDatum(step->retry_limit);
+		columns[SKIPPABLE][position] = BoolGetDatum(step->skippable);
+		columns[PRIORITY][position] = Int32GetDatum(step->priority);
+		columns[TIMEOUT][position] = Int32GetDatum(step->timeout_seconds);
+		columns[BASE][position] = Float8GetDatum(step->backoff_base_seconds);
+		columns[CAP][position] = Float8GetDatum(step->backoff_cap_seconds);
+		columns[JITTER][position] = Float8GetDatum(step->backoff_jitter);
+		columns[DESCRIPTION][position] = CStringGetTextDatum(step->description);
+	}
+	args[ID] = Int32GetDatum(named_task_id);
+	for (int c = SYSTEM; c < COLUMNS; c++)
+		args[c] = NullableArray(columns[c], c == CONFIG ? no_config : NULL, n, types[c]);
+	named_step_args[0] = args[SYSTEM];
+	named_step_args[1] = args[NAME];
+	named_step_args[2] = args[DESCRIPTION];
+
+	(void) RunQuery(&ENSURE_SYSTEMS, &args[SYSTEM], NULL);
+	(void) RunQuery(&ENSURE_HANDLERS, &args[HANDLER], NULL);
+	(void) RunQuery(&ENSURE_NAMED_STEPS, named_step_args, NULL);
+	if (RunQuery(&INSERT_TEMPLATE_STEPS, args, NULL) != n)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("template \"%s\" could not be written: names it uses are being registered by another transaction",
+						document->full_name),
+				 errhint("Try the transaction again.")));
+}
+
+static void
+WriteEdges(const TemplateDocument *document, int32 named_task_id)
+{
+	int		   *position = palloc(sizeof(int) * document->step_count);
+	int32	   *from = palloc(sizeof(int32) * Max(document->edge_count, 1));
+	int32	   *to = palloc(sizeof(int32) * Max(document->edge_count, 1));
+	Datum		args[3];
+
+	for (int p = 0; p < document->step_count; p++)
+		position[document->order[p]] = p;
+	for (int e = 0; e < document->edge_count; e++)
+	{
+		from[e] = position[document->edges[e].from];
+		to[e] = position[document->edges[e].to];
+	}
+	args[0] = Int32GetDatum(named_task_id);
+	args[1] = Int32Array(from, document->edge_count);
+	args[2] = Int32Array(to, document->edge_count);
+	(void) RunQuery(&INSERT_TEMPLATE_EDGES, args, NULL);
+}
+
+/* Registers a template and returns its named_task_id. */
+static int32
+RegisterTemplate(Jsonb *configuration)
+{
+	TemplateDocument *document = ReadTemplateDocument(configuration);
+	QueryScope	scope;
+	int32		named_task_id;
+
+	OpenQueryScope(&scope);
+	if (WriteNamedTask(document, configuration, &named_task_id))
+	{
+		WriteSteps(document, named_task_id);
+		WriteEdges(document, named_task_id);
+		InvalidateDefinitions();
+	}
+	CloseQueryScope(&scope);
+	return named_task_id;
+}
+
+PG_FUNCTION_INFO_V1(tasker_register_task_template);
+
+Datum
+tasker_register_task_template(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32(RegisterTemplate(PG_GETARG_JSONB_P(0)));
+}
+
+/* ---------- deprecating ---------- */
+
+static KeptQuery DEPRECATE_TEMPLATE = {
+	.sql =
+	"UPDATE tasker.named_tasks nt SET deprecated_at = coalesce(nt.deprecated_at, $4)"
+	" WHERE nt.task_namespace_id = (SELECT task_namespace_id FROM tasker.task_namespaces WHERE name = $1)"
+	"   AND nt.name = $2 AND nt.version = coalesce($3, nt.version)",
+	.nargs = 4,.types = {TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
+};
+
+/* Deprecates one version, or all where version is NULL; returns how many. */
+static int32
+DeprecateTemplate(const char *namespace_name, const char *name, const char *version)
+{
+	QueryScope	scope;
+	char		nulls[5] = "    ";
+	uint64		deprecated;
+	Datum		args[4] = {
+		CStringGetTextDatum(namespace_name), CStringGetTextDatum(name),
+		TextOrNull(version, &nulls[2]), TimestampTzGetDatum(TaskerNow())
+	};
+
+	OpenQueryScope(&scope);
+	deprecated = RunQuery(&DEPRECATE_TEMPLATE, args, nulls);
+	if (deprecated == 0)
+	{
+		RefreshTemplates();
+		(void) GetTemplate(namespace_name, name, version);
+	}
+	InvalidateDefinitions();
+	CloseQueryScope(&scope);
+	return (int32) deprecated;
+}
+
+PG_FUNCTION_INFO_V1(tasker_deprecate_task_template);
+
+Datum
+tasker_deprecate_task_template(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("name and namespace of a template must not be null")));
+	PG_RETURN_INT32(DeprecateTemplate(text_to_cstring(PG_GETARG_TEXT_PP(1)),
+									  text_to_cstring(PG_GETARG_TEXT_PP(0)),
+									  PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2))));
+}

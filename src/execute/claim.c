@@ -1,0 +1,213 @@
+/*
+ * claim.c
+ *		Giving ready steps to executors, and the pull side of it.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "execute/claim.h"
+#include "execute/executor.h"
+#include "execute/pause.h"
+#include "execute/queue.h"
+#include "funcapi.h"
+#include "pg/clock.h"
+#include "pg/query.h"
+#include "pg/shmem.h"
+#include "pg/wakeup.h"
+#include "run/timer.h"
+
+#define MAX_CLAIM 10000
+
+static KeptQuery READ_CLAIMED_STEPS = {
+	.sql =
+	"SELECT s.workflow_step_id, s.sort_key, s.attempts, s.task_id, nt.name, ns.name, h.name,"
+	"       ts.handler_config,"
+	"       CASE WHEN s.inputs IS NULL THEN t.context ELSE t.context || s.inputs END,"
+	"       CASE WHEN s.is_root THEN '{}'::jsonb ELSE coalesce("
+	"        (SELECT jsonb_object_agg(pn.name, coalesce(p.results, 'null'))"
+	"           FROM tasker.workflow_step_edges e"
+	"           JOIN tasker.workflow_steps p ON p.workflow_step_id = e.from_step_id"
+	"           JOIN tasker.named_steps pn ON pn.named_step_id = p.named_step_id"
+	"          WHERE e.to_step_id = s.workflow_step_id), '{}') END,"
+	"       s.executor_id"
+	"  FROM unnest($1) WITH ORDINALITY u(step_id, place)"
+	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u.step_id"
+	"  JOIN tasker.tasks t ON t.task_id = s.task_id"
+	"  JOIN tasker.named_tasks nt ON nt.named_task_id = t.named_task_id"
+	"  JOIN tasker.named_steps ns ON ns.named_step_id = s.named_step_id"
+	"  JOIN tasker.named_tasks_named_steps ts"
+	"    ON ts.named_task_id = t.named_task_id AND ts.named_step_id = s.named_step_id"
+	"  JOIN tasker.handlers h ON h.handler_id = s.handler_id"
+	" ORDER BY u.place",
+	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
+/* Who has what: the last checkpoint, and the claims that the log got since. */
+static KeptQuery FIND_STEPS_OF_EXECUTOR = {
+	.sql =
+	"WITH checkpoint AS ("
+	" SELECT coalesce((SELECT c.position FROM tasker.orchestrator_checkpoint c), '3:3:') AS position)"
+	"SELECT DISTINCT s.workflow_step_id"
+	"  FROM (SELECT u.step_id FROM tasker.orchestrator_checkpoint c,"
+	"               ROWS FROM (unnest(c.in_flight_steps), unnest(c.in_flight_executors)) u(step_id, executor_id)"
+	"         WHERE u.executor_id = $1"
+	"        UNION ALL"
+	"        SELECT l.workflow_step_id FROM tasker.workflow_step_transition_log l"
+	"         WHERE l.xact_id >= (SELECT pg_snapshot_xmax(position) FROM checkpoint)"
+	"           AND l.to_state = 'in_progress' AND l.executor_id = $1"
+	"        UNION ALL"
+	"        SELECT l.workflow_step_id FROM tasker.workflow_step_transition_log l"
+	"         WHERE l.xact_id = ANY (ARRAY(SELECT pg_snapshot_xip(position) FROM checkpoint))"
+	"           AND l.to_state = 'in_progress' AND l.executor_id = $1) candidates"
+	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = candidates.step_id"
+	" WHERE s.state = 'in_progress' AND s.executor_id = $1"
+	" ORDER BY s.workflow_step_id",
+	.nargs = 1,.types = {INT8OID}
+};
+
+MovedStep *
+ClaimSteps(const int64 *step_ids, const int64 *executors, int n, int *claimed)
+{
+	StepMoves	moves = {
+		.from = STATE_PENDING,.to = STATE_IN_PROGRESS,.n = n,
+		.step_ids = step_ids,.executors = executors,.by_executor = true,.attempt_change = 1
+	};
+	MovedStep  *steps = MoveSteps(&moves, claimed);
+	Timer	   *timers = palloc(sizeof(Timer) * Max(*claimed, 1));
+	TimestampTz now = TaskerNow();
+	int			timed = 0;
+
+	for (int i = 0; i < *claimed; i++)
+	{
+		if (steps[i].timeout_seconds > 0)
+			timers[timed++] = (Timer)
+		{
+			.due_at = now + (int64) steps[i].timeout_seconds * USECS_PER_SEC,
+				.step_id = steps[i].step_id,.sort_key = steps[i].sort_key
+		};
+	}
+	SetTimers(timers, timed);
+	return steps;
+}
+
+uint64
+ReadClaimedSteps(const int64 *step_ids, int n)
+{
+	Datum		arg = Int64Array(step_ids, n);
+
+	return RunQuery(&READ_CLAIMED_STEPS, &arg, NULL);
+}
+
+/* Hands the rows of ReadClaimedSteps to the SQL function that is running. */
+static void
+ReturnClaimedSteps(FunctionCallInfo fcinfo, uint64 rows)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		Datum		values[11];
+		bool		nulls[11];
+
+		heap_deform_tuple(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, values, nulls);
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+}
+
+static int
+CompareIds(const void *a, const void *b)
+{
+	int64		left = *(const int64 *) a;
+	int64		right = *(const int64 *) b;
+
+	return left < right ? -1 : left > right;
+}
+
+static void
+NoticeNothingHappens(void)
+{
+	if (!OrchestratorRunning())
+		ereport(NOTICE,
+				(errmsg("no step is waiting, and no orchestrator runs for this database"),
+				 errhint("Call tasker.orchestrate() to find ready steps, or add tasker to shared_preload_libraries.")));
+}
+
+PG_FUNCTION_INFO_V1(tasker_claim_steps);
+
+Datum
+tasker_claim_steps(PG_FUNCTION_ARGS)
+{
+	QueryScope	scope;
+	int64		executor_id;
+	int			max = PG_ARGISNULL(1) ? 1 : PG_GETARG_INT32(1);
+	int32	   *handlers;
+	int			n_handlers;
+	ReadyStep  *ready;
+	int			taken = 0;
+	int			claimed = 0;
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("executor_id must not be null")));
+	if (max < 1 || max > MAX_CLAIM)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the number of steps to claim must be between 1 and %d, not %d", MAX_CLAIM, max)));
+	executor_id = PG_GETARG_INT64(0);
+
+	OpenQueryScope(&scope);
+	handlers = HandlersOfExecutor(executor_id, true, &n_handlers);
+	if (!DispatchIsPaused())
+	{
+		ready = TakeSteps(handlers, n_handlers, max, &taken);
+		if (taken > 0)
+		{
+			int64	   *step_ids = palloc(sizeof(int64) * taken);
+			int64	   *executors = palloc(sizeof(int64) * taken);
+			MovedStep  *steps;
+
+			for (int i = 0; i < taken; i++)
+			{
+				step_ids[i] = ready[i].step_id;
+				executors[i] = executor_id;
+			}
+			qsort(step_ids, taken, sizeof(int64), CompareIds);
+			steps = ClaimSteps(step_ids, executors, taken, &claimed);
+			for (int i = 0; i < claimed; i++)
+				step_ids[i] = steps[i].step_id;
+			ReturnClaimedSteps(fcinfo, ReadClaimedSteps(step_ids, claimed));
+		}
+	}
+	CloseQueryScope(&scope);
+	(void) RecordHeartbeat(executor_id, TaskerNow(), false);
+	if (taken == 0)
+		NoticeNothingHappens();
+	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(tasker_my_steps);
+
+Datum
+tasker_my_steps(PG_FUNCTION_ARGS)
+{
+	QueryScope	scope;
+	Datum		executor_id;
+	int64	   *step_ids;
+	int			n;
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("executor_id must not be null")));
+	executor_id = Int64GetDatum(PG_GETARG_INT64(0));
+	OpenQueryScope(&scope);
+	(void) HandlersOfExecutor(DatumGetInt64(executor_id), false, &n);
+	n = (int) RunQuery(&FIND_STEPS_OF_EXECUTOR, &executor_id, NULL);
+	step_ids = palloc(sizeof(int64) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+		step_ids[i] = RowInt64(i, 1);
+	ReturnClaimedSteps(fcinfo, ReadClaimedSteps(step_ids, n));
+	CloseQueryScope(&scope);
+	return (Datum) 0;
+}

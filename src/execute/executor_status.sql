@@ -1,0 +1,43 @@
+-- What runs now.
+
+-- Which steps are in flight is not indexed, because an index on a state would
+-- make every change of state dearer. The checkpoint knows the steps that were
+-- out when it was saved, and the log what was claimed since; each candidate is
+-- then looked up by its key. The range of the log is closed at the top, though
+-- nothing is above it: of a range the planner expects few rows and takes the
+-- index, of a lower bound alone a third of the log.
+CREATE VIEW tasker.stat_executors AS
+WITH candidate AS (
+	SELECT unnest(c.in_flight_steps) AS workflow_step_id
+	FROM tasker.orchestrator_checkpoint c
+	UNION
+	SELECT l.workflow_step_id
+	FROM tasker.workflow_step_transition_log l
+	WHERE l.xact_id >= coalesce((SELECT pg_snapshot_xmax(c.position) FROM tasker.orchestrator_checkpoint c), '0')
+		AND l.xact_id <= '18446744073709551615'
+		AND l.to_state = 'in_progress'
+	UNION
+	SELECT l.workflow_step_id
+	FROM tasker.workflow_step_transition_log l
+	WHERE l.xact_id = ANY (ARRAY(SELECT pg_snapshot_xip(c.position) FROM tasker.orchestrator_checkpoint c))
+		AND l.to_state = 'in_progress'
+), holder AS MATERIALIZED (
+	SELECT (SELECT s.executor_id FROM tasker.workflow_steps s
+		WHERE s.workflow_step_id = candidate.workflow_step_id AND s.state = 'in_progress') AS executor_id
+	FROM candidate
+), in_flight AS (
+	SELECT holder.executor_id, count(*) AS steps
+	FROM holder
+	WHERE holder.executor_id IS NOT NULL
+	GROUP BY holder.executor_id
+)
+SELECT e.executor_id, e.name,
+	ARRAY(SELECT h.name FROM tasker.handlers h WHERE h.handler_id = ANY (e.handlers) ORDER BY h.name) AS handlers,
+	e.capacity, e.detached, e.lease, e.role, e.registered_at, e.last_heartbeat_at, e.ended_at, e.end_reason,
+	coalesce(in_flight.steps, 0) AS in_flight
+FROM tasker.executors e
+LEFT JOIN in_flight ON in_flight.executor_id = e.executor_id;
+COMMENT ON VIEW tasker.stat_executors IS
+'Who runs steps, or ran them (ended_at), and how many steps each one has now. For operators and dashboards.';
+COMMENT ON COLUMN tasker.stat_executors.handlers IS 'The names of what it can run.';
+COMMENT ON COLUMN tasker.stat_executors.in_flight IS 'Steps in progress with this executor.';

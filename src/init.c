@@ -1,0 +1,32 @@
+/*
+ * init.c
+ *		Entry point of the library: calls the others' Init, nothing else.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "pg/catalog.h"
+#include "pg/guc.h"
+#include "pg/query.h"
+#include "pg/shmem.h"
+#include "pg/wakeup.h"
+#include "process/launcher.h"
+#include "tasker.h"
+
+TASKER_MODULE_MAGIC;
+
+void		_PG_init(void);
+
+void
+_PG_init(void)
+{
+	InitSettings();
+	InitCatalog();
+	InitQueries();
+	InitWakeup();
+	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)
+	{
+		InitSharedMemory();
+		InitLauncher();
+	}
+}

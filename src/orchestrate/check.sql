@@ -1,0 +1,250 @@
+-- check(): every invariant, amcheck-style. Nothing comes back when all is well.
+--
+-- The function is STABLE, so all its queries see the one snapshot of the query
+-- that calls it. That is what keeps it free of false alarms while everything
+-- runs: a state, its log row and what the orchestrator drew from them are seen
+-- together or not at all. Consequences that are still due, because the log rows
+-- that they follow from lie beyond the orchestrator's position, are told apart
+-- by task: such a task is left out of the checks of consequences.
+CREATE FUNCTION tasker.check()
+RETURNS TABLE (problem text, owner text, owner_id bigint, detail text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+	checkpoint tasker.orchestrator_checkpoint;
+BEGIN
+	-- A task shows the state and sort_key of the latest row of its log.
+	RETURN QUERY
+	SELECT 'task_disagrees_with_log', 'task', t.task_id,
+		format('the task is %s at sort_key %s, its log %s', t.state, t.sort_key,
+			coalesce('says ' || l.to_state, 'has no such row'))
+	FROM tasker.tasks t
+	LEFT JOIN tasker.task_transition_log l ON l.task_id = t.task_id AND l.sort_key = t.sort_key
+	WHERE l.to_state IS DISTINCT FROM t.state;
+
+	RETURN QUERY
+	SELECT 'log_is_ahead_of_task', 'task', t.task_id,
+		format('the log has sort_key %s (%s), the task shows %s', l.sort_key, l.to_state, t.sort_key)
+	FROM tasker.tasks t
+	JOIN tasker.task_transition_log l ON l.task_id = t.task_id
+	WHERE l.sort_key > t.sort_key;
+
+	-- A step shows the state and sort_key of the latest row of its log; without
+	-- a row it is pending at 0.
+	RETURN QUERY
+	SELECT 'step_disagrees_with_log', 'step', s.workflow_step_id,
+		format('the step is %s at sort_key %s, its log %s', s.state, s.sort_key,
+			coalesce('says ' || l.to_state, 'has no such row'))
+	FROM tasker.workflow_steps s
+	LEFT JOIN tasker.workflow_step_transition_log l
+		ON l.workflow_step_id = s.workflow_step_id AND l.sort_key = s.sort_key
+	WHERE l.to_state IS DISTINCT FROM s.state
+		AND NOT (s.sort_key = 0 AND s.state = 'pending' AND l.to_state IS NULL);
+
+	RETURN QUERY
+	SELECT 'log_is_ahead_of_step', 'step', s.workflow_step_id,
+		format('the log has sort_key %s (%s), the step shows %s', l.sort_key, l.to_state, s.sort_key)
+	FROM tasker.workflow_steps s
+	JOIN tasker.workflow_step_transition_log l ON l.workflow_step_id = s.workflow_step_id
+	WHERE l.sort_key > s.sort_key;
+
+	-- The log of a task runs 10, 20, 30 without a gap, and each row takes up
+	-- the state in which the one before it left the task; the first comes from
+	-- nothing.
+	RETURN QUERY
+	SELECT 'task_log_is_broken', 'task', l.task_id,
+		format('sort_key %s from %s follows sort_key %s to %s', l.sort_key, coalesce(l.from_state::text, 'nothing'),
+			coalesce(l.previous_key, 0), coalesce(l.previous_state::text, 'nothing'))
+	FROM (
+		SELECT task_id, sort_key, from_state, lag(sort_key) OVER w AS previous_key, lag(to_state) OVER w AS previous_state
+		FROM tasker.task_transition_log
+		WINDOW w AS (PARTITION BY task_id ORDER BY sort_key)
+	) l
+	WHERE l.sort_key <> coalesce(l.previous_key, 0) + 10
+		OR l.from_state IS DISTINCT FROM l.previous_state;
+
+	-- So does the log of a step, whose first row comes from pending.
+	RETURN QUERY
+	SELECT 'step_log_is_broken', 'step', l.workflow_step_id,
+		format('sort_key %s from %s follows sort_key %s to %s', l.sort_key, l.from_state,
+			coalesce(l.previous_key, 0), coalesce(l.previous_state, 'pending'))
+	FROM (
+		SELECT workflow_step_id, sort_key, from_state, lag(sort_key) OVER w AS previous_key, lag(to_state) OVER w AS previous_state
+		FROM tasker.workflow_step_transition_log
+		WINDOW w AS (PARTITION BY workflow_step_id ORDER BY sort_key)
+	) l
+	WHERE l.sort_key <> coalesce(l.previous_key, 0) + 10
+		OR l.from_state <> coalesce(l.previous_state, 'pending');
+
+	-- Every transition is a legal one.
+	RETURN QUERY
+	SELECT 'illegal_transition', 'task', l.task_id,
+		format('sort_key %s goes from %s to %s', l.sort_key, coalesce(l.from_state::text, 'nothing'), l.to_state)
+	FROM tasker.task_transition_log l
+	WHERE NOT EXISTS (SELECT FROM tasker.allowed_transitions a
+		WHERE a.owner = 'task' AND a.to_state = l.to_state
+			AND coalesce(a.from_state::text, '') = coalesce(l.from_state::text, ''));
+
+	RETURN QUERY
+	SELECT 'illegal_transition', 'step', l.workflow_step_id,
+		format('sort_key %s goes from %s to %s', l.sort_key, l.from_state, l.to_state)
+	FROM tasker.workflow_step_transition_log l
+	WHERE NOT EXISTS (SELECT FROM tasker.allowed_transitions a
+		WHERE a.owner = 'step' AND a.to_state = l.to_state AND a.from_state = l.from_state);
+
+	-- A log row has an owner.
+	RETURN QUERY
+	SELECT 'log_without_owner', 'task', l.task_id, format('sort_key %s to %s', l.sort_key, l.to_state)
+	FROM tasker.task_transition_log l
+	WHERE NOT EXISTS (SELECT FROM tasker.tasks t WHERE t.task_id = l.task_id);
+
+	RETURN QUERY
+	SELECT 'log_without_owner', 'step', l.workflow_step_id, format('sort_key %s to %s', l.sort_key, l.to_state)
+	FROM tasker.workflow_step_transition_log l
+	WHERE NOT EXISTS (SELECT FROM tasker.workflow_steps s WHERE s.workflow_step_id = l.workflow_step_id);
+
+	-- A step belongs to a task.
+	RETURN QUERY
+	SELECT 'step_without_task', 'step', s.workflow_step_id, format('task %s does not exist', s.task_id)
+	FROM tasker.workflow_steps s
+	WHERE NOT EXISTS (SELECT FROM tasker.tasks t WHERE t.task_id = s.task_id);
+
+	-- An edge leads from one step to another of the same task.
+	RETURN QUERY
+	SELECT 'edge_leaves_task', 'step', e.to_step_id,
+		format('its parent %s %s', e.from_step_id, CASE
+			WHEN p.workflow_step_id IS NULL THEN 'does not exist'
+			WHEN c.workflow_step_id IS NULL THEN 'exists, it does not'
+			ELSE 'belongs to task ' || p.task_id || ', it to task ' || c.task_id
+		END)
+	FROM tasker.workflow_step_edges e
+	LEFT JOIN tasker.workflow_steps p ON p.workflow_step_id = e.from_step_id
+	LEFT JOIN tasker.workflow_steps c ON c.workflow_step_id = e.to_step_id
+	WHERE p.task_id IS DISTINCT FROM c.task_id OR p.task_id IS NULL;
+
+	-- A step is marked as root or leaf when no edge says otherwise.
+	RETURN QUERY
+	SELECT 'step_disagrees_with_edges', 'step', s.workflow_step_id,
+		format('is_root is %s, is_leaf is %s', s.is_root, s.is_leaf)
+	FROM tasker.workflow_steps s
+	LEFT JOIN (SELECT DISTINCT to_step_id FROM tasker.workflow_step_edges) parent ON parent.to_step_id = s.workflow_step_id
+	LEFT JOIN (SELECT DISTINCT from_step_id FROM tasker.workflow_step_edges) child ON child.from_step_id = s.workflow_step_id
+	WHERE s.is_root <> (parent.to_step_id IS NULL) OR s.is_leaf <> (child.from_step_id IS NULL);
+
+	-- A step runs only when all its parents are complete or resolved.
+	RETURN QUERY
+	SELECT 'step_ran_before_parent', 'step', c.workflow_step_id,
+		format('it is %s, its parent %s is %s', c.state, p.workflow_step_id, p.state)
+	FROM tasker.workflow_steps c
+	JOIN tasker.workflow_step_edges e ON e.to_step_id = c.workflow_step_id
+	JOIN tasker.workflow_steps p ON p.workflow_step_id = e.from_step_id
+	WHERE c.state IN ('in_progress', 'complete') AND p.state NOT IN ('complete', 'resolved_manually');
+
+	-- A step is attempted within its limit; the first attempt is always allowed.
+	RETURN QUERY
+	SELECT 'too_many_attempts', 'step', s.workflow_step_id, format('%s attempts of %s', s.attempts, s.retry_limit)
+	FROM tasker.workflow_steps s
+	WHERE s.attempts > greatest(s.retry_limit, 1);
+
+	-- A complete task has complete or resolved steps only.
+	RETURN QUERY
+	SELECT 'task_complete_too_early', 'task', t.task_id, format('its step %s is %s', s.workflow_step_id, s.state)
+	FROM tasker.tasks t
+	JOIN tasker.workflow_steps s ON s.task_id = t.task_id
+	WHERE t.state = 'complete' AND s.state NOT IN ('complete', 'resolved_manually');
+
+	-- A row of the work queue stands for a step and agrees with it. One whose
+	-- step is no longer ready is passed over by the claim and does no harm.
+	RETURN QUERY
+	SELECT 'queue_disagrees_with_step', 'step', q.workflow_step_id, CASE
+			WHEN s.workflow_step_id IS NULL THEN 'it is queued and does not exist'
+			ELSE format('it is queued under handler %s, rank %s and has handler %s, rank %s', q.handler_id, q.rank, s.handler_id, s.rank)
+		END
+	FROM tasker.work_queue q
+	LEFT JOIN tasker.workflow_steps s ON s.workflow_step_id = q.workflow_step_id
+	WHERE s.workflow_step_id IS NULL OR s.handler_id <> q.handler_id OR s.rank <> q.rank;
+
+	-- What follows is about consequences, and those are drawn only where the
+	-- orchestrator works: not before its first use, while all is paused, or
+	-- on a restored or cloned database that nobody has adopted.
+	SELECT c.* INTO checkpoint FROM tasker.orchestrator_checkpoint c;
+	IF NOT FOUND OR checkpoint.paused_at IS NOT NULL
+		OR checkpoint.system_identifier <> (SELECT system_identifier FROM pg_control_system()) THEN
+		RETURN;
+	END IF;
+
+	RETURN QUERY
+	WITH unread AS MATERIALIZED (
+		SELECT l.task_id
+		FROM tasker.task_transition_log l
+		WHERE l.xact_id >= pg_snapshot_xmax(checkpoint.position)
+			OR l.xact_id = ANY (ARRAY(SELECT pg_snapshot_xip(checkpoint.position)))
+		UNION
+		SELECT s.task_id
+		FROM tasker.workflow_step_transition_log l
+		JOIN tasker.workflow_steps s ON s.workflow_step_id = l.workflow_step_id
+		WHERE l.xact_id >= pg_snapshot_xmax(checkpoint.position)
+			OR l.xact_id = ANY (ARRAY(SELECT pg_snapshot_xip(checkpoint.position)))
+	), task AS MATERIALIZED (
+		SELECT t.task_id, t.state
+		FROM tasker.tasks t
+		JOIN tasker.named_tasks template ON template.named_task_id = t.named_task_id
+		JOIN tasker.task_namespaces namespace ON namespace.task_namespace_id = t.task_namespace_id
+		WHERE t.state IN ('pending', 'in_progress')
+			AND template.paused_at IS NULL AND namespace.paused_at IS NULL
+			AND NOT EXISTS (SELECT FROM unread WHERE unread.task_id = t.task_id)
+	), step AS MATERIALIZED (
+		SELECT r.task_id, r.workflow_step_id, r.current_state, r.next_retry_at, s.sort_key, s.handler_id, s.rank, s.executor_id,
+			r.current_state = 'pending' AND r.ready_for_execution AS ready,
+			r.current_state = 'error' AND r.retry_eligible AND r.dependencies_satisfied AS retrying
+		FROM task
+		JOIN tasker.step_readiness_statuses r ON r.task_id = task.task_id
+		JOIN tasker.workflow_steps s ON s.workflow_step_id = r.workflow_step_id
+	), progress AS MATERIALIZED (
+		SELECT task.task_id, task.state,
+			coalesce(bool_and(step.current_state IN ('complete', 'resolved_manually')), true) AS done,
+			coalesce(bool_or(step.current_state = 'in_progress' OR step.ready OR step.retrying), false) AS alive
+		FROM task
+		LEFT JOIN step ON step.task_id = task.task_id
+		GROUP BY task.task_id, task.state
+	)
+	-- A ready step is in the work queue.
+	SELECT 'ready_step_is_not_queued', 'step', step.workflow_step_id, format('task %s, handler %s, rank %s', step.task_id, step.handler_id, step.rank)
+	FROM step
+	WHERE step.ready
+		AND NOT EXISTS (SELECT FROM tasker.work_queue q WHERE q.workflow_step_id = step.workflow_step_id)
+	UNION ALL
+	-- A step that will be tried again has the timer of its latest transition.
+	SELECT 'retry_has_no_timer', 'step', step.workflow_step_id,
+		format('task %s, next_retry_at %s', step.task_id, coalesce(step.next_retry_at::text, 'missing'))
+	FROM step
+	WHERE step.retrying
+		AND NOT EXISTS (SELECT FROM tasker.timers i
+			WHERE i.workflow_step_id = step.workflow_step_id AND i.sort_key = step.sort_key)
+	UNION ALL
+	-- An open task has something that runs, may run, or will.
+	SELECT 'task_waits_for_nothing', 'task', progress.task_id,
+		format('it is %s, and no step is in progress, ready or waiting for a retry', progress.state)
+	FROM progress
+	WHERE NOT progress.done AND NOT progress.alive
+	UNION ALL
+	-- A task whose steps are all complete or resolved is closed.
+	SELECT 'task_is_not_finalized', 'task', progress.task_id,
+		format('it is %s, and every step is complete or resolved', progress.state)
+	FROM progress
+	WHERE progress.done
+	UNION ALL
+	-- A step in progress is with an executor that lives. Ending an executor
+	-- writes no log row, so its steps get a minute to be taken from it.
+	SELECT 'step_is_with_ended_executor', 'step', step.workflow_step_id,
+		format('executor %s ended at %s (%s)', x.executor_id, x.ended_at, x.end_reason)
+	FROM step
+	JOIN tasker.executors x ON x.executor_id = step.executor_id
+	WHERE step.current_state = 'in_progress' AND x.ended_at < tasker.now() - interval '1 minute';
+END
+$$;
+COMMENT ON FUNCTION tasker.check() IS
+'Verifies every invariant and returns one row for each violation, none when all is well. Reads all tasks, steps and logs once; safe at any time, also while everything runs. For operators and tests. problem is a stable name; owner is ''task'' or ''step'', owner_id its id.';

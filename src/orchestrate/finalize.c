@@ -1,0 +1,184 @@
+/*
+ * finalize.c
+ *		Deciding a task's outcome.
+ *
+ * A step can still run if it is in progress, waits for its retry, is about
+ * to be skipped, or is pending with every parent finished.  In a DAG a
+ * pending step with unfinished parents leads up to one of these or to one
+ * that is dead, so nothing else needs to be looked at.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "orchestrate/finalize.h"
+#include "pg/query.h"
+#include "run/transition.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+
+/* Newest first: the last step of a task is usually the last to finish. */
+static KeptQuery READ_TASK_PROGRESS = {
+	.sql =
+	"SELECT t.task_id, t.state::text, p.unfinished, p.moving"
+	"  FROM unnest($1) u"
+	"  JOIN tasker.tasks t ON t.task_id = u"
+	" CROSS JOIN LATERAL ("
+	"  SELECT max(s.workflow_step_id) FILTER (WHERE s.state NOT IN ('complete', 'resolved_manually')) AS unfinished,"
+	"         max(s.workflow_step_id) FILTER (WHERE s.state = 'in_progress'"
+	"             OR (s.state = 'error' AND (s.next_retry_at IS NOT NULL OR s.skippable))) AS moving"
+	"    FROM tasker.workflow_steps s WHERE s.task_id = t.task_id) p",
+	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
+static KeptQuery FIND_READY_STEPS = {
+	.sql =
+	"SELECT u, (SELECT max(s.workflow_step_id) FROM tasker.workflow_steps s"
+	"            WHERE s.task_id = u AND s.state = 'pending'"
+	"              AND NOT EXISTS (SELECT 1 FROM tasker.workflow_step_edges e"
+	"                               JOIN tasker.workflow_steps p ON p.workflow_step_id = e.from_step_id"
+	"                              WHERE e.to_step_id = s.workflow_step_id"
+	"                                AND p.state NOT IN ('complete', 'resolved_manually')))"
+	"  FROM unnest($1) u",
+	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
+/* Where no step moves, one that is ready keeps the task going. */
+static void
+LookForReadySteps(Finality *finalities, int n)
+{
+	int64	   *task_ids = palloc(sizeof(int64) * n);
+	int		   *place = palloc(sizeof(int) * n);
+	int			asked = 0;
+	Datum		arg;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (finalities[i].outcome != STATE_ERROR)
+			continue;
+		place[asked] = i;
+		task_ids[asked++] = finalities[i].task_id;
+	}
+	if (asked == 0)
+		return;
+	arg = Int64Array(task_ids, asked);
+	(void) RunQuery(&FIND_READY_STEPS, &arg, NULL);
+	for (int i = 0; i < asked; i++)
+	{
+		bool		none;
+		Datum		ready = RowDatum(i, 2, &none);
+
+		Assert(RowInt64(i, 1) == finalities[place[i]].task_id);
+		if (none)
+			continue;
+		finalities[place[i]].outcome = STATE_IN_PROGRESS;
+		finalities[place[i]].open_step = DatumGetInt64(ready);
+	}
+}
+
+Finality *
+JudgeTasks(const int64 *task_ids, int n, int *found)
+{
+	Datum		arg = Int64Array(task_ids, n);
+	Finality   *finalities;
+
+	*found = n > 0 ? (int) RunQuery(&READ_TASK_PROGRESS, &arg, NULL) : 0;
+	finalities = palloc0(sizeof(Finality) * Max(*found, 1));
+	for (int i = 0; i < *found; i++)
+	{
+		bool		finished;
+		bool		still;
+		Datum		moving;
+
+		(void) RowDatum(i, 3, &finished);
+		moving = RowDatum(i, 4, &still);
+		finalities[i].task_id = RowInt64(i, 1);
+		finalities[i].state = StateOfLabel(RowText(i, 2));
+		finalities[i].open_step = still ? 0 : DatumGetInt64(moving);
+		finalities[i].outcome = finished ? STATE_COMPLETE : still ? STATE_ERROR : STATE_IN_PROGRESS;
+	}
+	LookForReadySteps(finalities, *found);
+	return finalities;
+}
+
+static bool
+IsIn(TaskerState state, const TaskerState *states)
+{
+	for (; *states != STATE_NONE; states++)
+	{
+		if (*states == state)
+			return true;
+	}
+	return false;
+}
+
+static int
+CompareIds(const void *a, const void *b)
+{
+	int64		left = *(const int64 *) a;
+	int64		right = *(const int64 *) b;
+
+	return left < right ? -1 : left > right;
+}
+
+/* Makes one transition for all tasks that were in one of the states and go to one of the outcomes. */
+static int
+MoveThose(const Finality *finalities, int n, const TaskerState *were, const TaskerState *go,
+		  TaskerState from, TaskerState to)
+{
+	int64	   *task_ids = palloc(sizeof(int64) * Max(n, 1));
+	int			picked = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (IsIn(finalities[i].state, were) && IsIn(finalities[i].outcome, go))
+			task_ids[picked++] = finalities[i].task_id;
+	}
+	qsort(task_ids, picked, sizeof(int64), CompareIds);
+	return MoveTasks(from, to, picked, task_ids, 0);
+}
+
+int
+FinalizeTasks(const Finality *finalities, int n)
+{
+	static const TaskerState error[] = {STATE_ERROR, STATE_NONE};
+	static const TaskerState open[] = {STATE_PENDING, STATE_IN_PROGRESS, STATE_ERROR, STATE_NONE};
+	static const TaskerState started[] = {STATE_PENDING, STATE_IN_PROGRESS, STATE_NONE};
+	static const TaskerState alive[] = {STATE_IN_PROGRESS, STATE_COMPLETE, STATE_NONE};
+	static const TaskerState every[] = {STATE_IN_PROGRESS, STATE_COMPLETE, STATE_ERROR, STATE_NONE};
+	static const TaskerState complete[] = {STATE_COMPLETE, STATE_NONE};
+	int			moved = 0;
+
+	/* Out of an error that was settled, and into progress: the path to complete leads through both. */
+	moved += MoveThose(finalities, n, error, alive, STATE_ERROR, STATE_PENDING);
+	moved += MoveThose(finalities, n, error, alive, STATE_PENDING, STATE_IN_PROGRESS);
+	moved += MoveThose(finalities, n, started, every, STATE_PENDING, STATE_IN_PROGRESS);
+	moved += MoveThose(finalities, n, open, complete, STATE_IN_PROGRESS, STATE_COMPLETE);
+	moved += MoveThose(finalities, n, started, error, STATE_IN_PROGRESS, STATE_ERROR);
+	return moved;
+}
+
+PG_FUNCTION_INFO_V1(tasker_finalize_task);
+
+Datum
+tasker_finalize_task(PG_FUNCTION_ARGS)
+{
+	QueryScope	scope;
+	int64		task_id;
+	Finality   *finality;
+	Oid			state_type = get_fn_expr_rettype(fcinfo->flinfo);
+	TaskerState state;
+	int			found;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("task_id must not be null")));
+	task_id = PG_GETARG_INT64(0);
+	OpenQueryScope(&scope);
+	(void) LockTask(task_id);
+	finality = JudgeTasks(&task_id, 1, &found);
+	(void) FinalizeTasks(finality, found);
+	state = LockTask(task_id);
+	CloseQueryScope(&scope);
+	return DirectFunctionCall2(enum_in, CStringGetDatum(StateLabel(state)),
+							   ObjectIdGetDatum(state_type));
+}

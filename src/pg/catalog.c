@@ -1,0 +1,113 @@
+/*
+ * catalog.c
+ *		Where the extension is in this database, cached until it may change.
+ *
+ * The relation cache tells every session when tasker.named_tasks or the
+ * schema's objects change: DROP EXTENSION invalidates its relations, and
+ * whoever changes definitions invalidates named_tasks on purpose.  The
+ * callback only notes this, it must not look at the catalog.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "commands/extension.h"
+#include "pg/catalog.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+static struct
+{
+	bool		valid;
+	Oid			named_tasks;
+	Oid			owner;
+}			cache;
+static uint64 definitions_generation = 1;
+
+static void
+NoteRelationChange(Datum arg, Oid relation)
+{
+	if (relation == InvalidOid || relation == cache.named_tasks)
+	{
+		cache.valid = false;
+		definitions_generation++;
+	}
+}
+
+void
+InitCatalog(void)
+{
+	CacheRegisterRelcacheCallback(NoteRelationChange, (Datum) 0);
+}
+
+/* Fills the cache; false where the extension is not installed. */
+static bool
+FindExtension(void)
+{
+	Oid			schema;
+	Oid			named_tasks;
+	HeapTuple	tuple;
+
+	if (cache.valid)
+		return true;
+	if (!OidIsValid(get_extension_oid("tasker", true)))
+		return false;
+	schema = get_namespace_oid("tasker", true);
+	named_tasks = OidIsValid(schema) ? get_relname_relid("named_tasks", schema) : InvalidOid;
+	if (!OidIsValid(named_tasks))
+		return false;
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(named_tasks));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	cache.owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	cache.named_tasks = named_tasks;
+	cache.valid = true;
+	ReleaseSysCache(tuple);
+	return true;
+}
+
+bool
+ExtensionInstalled(void)
+{
+	AcceptInvalidationMessages();
+	return FindExtension();
+}
+
+Oid
+ExtensionOwner(void)
+{
+	if (!FindExtension())
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"tasker\" is not installed in this database"),
+				 errhint("Run CREATE EXTENSION tasker.")));
+	return cache.owner;
+}
+
+uint64
+DefinitionsGeneration(void)
+{
+	AcceptInvalidationMessages();
+	return definitions_generation;
+}
+
+void
+InvalidateDefinitions(void)
+{
+	(void) ExtensionOwner();
+	CacheInvalidateRelcacheByRelid(cache.named_tasks);
+}
+
+Oid
+ExtensionRelation(const char *name)
+{
+	Oid			relation;
+
+	(void) ExtensionOwner();
+	relation = get_relname_relid(name, get_namespace_oid("tasker", false));
+	if (!OidIsValid(relation))
+		elog(ERROR, "relation \"tasker.%s\" is missing", name);
+	return relation;
+}

@@ -1,0 +1,33 @@
+/*
+ * catalog.h
+ *		Where the extension is in this database.
+ */
+#ifndef TASKER_CATALOG_H
+#define TASKER_CATALOG_H
+
+#include "tasker.h"
+
+/*
+ * Whether the extension is installed in this database.  The caller must be
+ * in a transaction.
+ */
+extern bool ExtensionInstalled(void);
+
+/* The owner of the extension; raises 42704 where it is not installed. */
+extern Oid	ExtensionOwner(void);
+
+/*
+ * Counts the changes of definitions (templates, pauses) that this session has
+ * seen; what was read under an older count may be out of date.
+ */
+extern uint64 DefinitionsGeneration(void);
+
+/* Makes every session see a change of definitions when this transaction commits. */
+extern void InvalidateDefinitions(void);
+
+/* A relation of the extension by its name; it must exist. */
+extern Oid	ExtensionRelation(const char *name);
+
+extern void InitCatalog(void);
+
+#endif							/* TASKER_CATALOG_H */

@@ -1,0 +1,22 @@
+/*
+ * clock.c
+ *		The one clock and the setting that moves it.
+ */
+#include "postgres.h"
+
+#include "pg/clock.h"
+#include "pg/guc.h"
+
+PG_FUNCTION_INFO_V1(tasker_now);
+
+TimestampTz
+TaskerNow(void)
+{
+	return GetCurrentTimestamp() + (int64) tasker_clock_offset * 1000;
+}
+
+Datum
+tasker_now(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TIMESTAMPTZ(TaskerNow());
+}

@@ -1,0 +1,33 @@
+/*
+ * compat.h
+ *		Differences between the PostgreSQL versions that we support, spelled
+ *		as in the newest; no other file asks for the version.
+ */
+#ifndef TASKER_COMPAT_H
+#define TASKER_COMPAT_H
+
+#include "postgres.h"
+
+#if PG_VERSION_NUM < 150000
+#error "tasker needs PostgreSQL 15 or later"
+#endif
+
+/* 18 lets a module say its name and version. */
+#if PG_VERSION_NUM >= 180000
+#define TASKER_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "tasker", .version = "0.1.0")
+#else
+#define TASKER_MODULE_MAGIC PG_MODULE_MAGIC
+#endif
+
+/* 17 has named wait events of extensions; before, all show as "Extension". */
+#if PG_VERSION_NUM < 170000
+#include "utils/wait_event.h"
+#define WaitEventExtensionNew(name) ((void) (name), PG_WAIT_EXTENSION)
+#endif
+
+/* 16 moved the varlena macros to a header of their own. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+#endif							/* TASKER_COMPAT_H */

@@ -1,0 +1,28 @@
+/*
+ * wakeup.h
+ *		Telling the orchestrator, after the commit, that there is news.
+ */
+#ifndef TASKER_WAKEUP_H
+#define TASKER_WAKEUP_H
+
+#include "tasker.h"
+
+/*
+ * Asks that the orchestrator of this database be woken when the current
+ * transaction commits; nothing happens if it aborts.  Costs nothing without
+ * shared memory.
+ */
+extern void WakeOrchestratorAtCommit(void);
+
+/* As above; it shall also look again which executors there are. */
+extern void WakeForExecutorsAtCommit(void);
+
+/* Wakes the orchestrator of this database now.  Safe at process exit. */
+extern void WakeOrchestratorNow(bool executors_changed);
+
+/* Whether an orchestrator serves this database at this moment. */
+extern bool OrchestratorRunning(void);
+
+extern void InitWakeup(void);
+
+#endif							/* TASKER_WAKEUP_H */

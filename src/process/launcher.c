@@ -1,0 +1,401 @@
+/*
+ * launcher.c
+ *		Keeps one orchestrator per database that has the extension.
+ *
+ * The launcher connects to no database.  It cannot see where the extension
+ * is, so at its start it has every database looked at; an orchestrator that
+ * finds no extension exits and its slot becomes idle.  From then on utility
+ * statements tell: CREATE EXTENSION wants one, DROP DATABASE and its likes
+ * hold the slot until they are done, COMMIT PREPARED wakes it.
+ *
+ * A slot goes unknown -> wanted -> started -> (idle | wanted again after a
+ * failure, each time later).  Held stops whatever there is.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "pg/guc.h"
+#include "pg/shmem.h"
+#include "pg/wakeup.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "process/launcher.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#define FIRST_RETRY_MS 1000
+#define LAST_RETRY_MS 60000
+
+/* How long a utility statement waits for the orchestrator to leave. */
+#define LEAVE_TIMEOUT_MS 5000
+
+static ProcessUtility_hook_type previous_utility_hook = NULL;
+
+/* ---------- the loop ---------- */
+
+/* Has every database looked at that can be connected to. */
+static void
+WantAllDatabases(void)
+{
+	Relation	relation;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	relation = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(relation, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+		DatabaseSlot *slot;
+
+		if (!database->datallowconn || database->datistemplate)
+			continue;
+		LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
+		slot = FindDatabaseSlot(database->oid, true);
+		if (slot != NULL && slot->status == DATABASE_UNKNOWN)
+			slot->status = DATABASE_WANTED;
+		LWLockRelease(Shared->lock);
+		if (slot == NULL)
+			ereport(LOG,
+					(errmsg("tasker: no room to look at database \"%s\"", NameStr(database->datname)),
+					 errhint("Increase tasker.max_databases.")));
+	}
+	table_endscan(scan);
+	table_close(relation, AccessShareLock);
+	CommitTransactionCommand();
+}
+
+/* Whether a database is still there. */
+static bool
+DatabaseExists(Oid database)
+{
+	char	   *name;
+
+	StartTransactionCommand();
+	name = get_database_name(database);
+	CommitTransactionCommand();
+	return name != NULL;
+}
+
+static bool
+StartOrchestrator(Oid database)
+{
+	BackgroundWorker worker = {
+		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
+		.bgw_start_time = BgWorkerStart_RecoveryFinished,
+		.bgw_restart_time = BGW_NEVER_RESTART,
+		.bgw_main_arg = ObjectIdGetDatum(database),
+		.bgw_notify_pid = MyProcPid,
+	};
+
+	snprintf(worker.bgw_name, BGW_MAXLEN, "tasker orchestrator of database %u", database);
+	snprintf(worker.bgw_type, BGW_MAXLEN, "tasker orchestrator");
+	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "tasker");
+	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "TaskerOrchestratorMain");
+	return RegisterDynamicBackgroundWorker(&worker, NULL);
+}
+
+/* How long a slot that has failed this often waits. */
+static int
+RetryDelay(int failures)
+{
+	return failures == 0 ? 0 : Min(LAST_RETRY_MS, FIRST_RETRY_MS << Min(failures - 1, 10));
+}
+
+/*
+ * Starts what is wanted and due.  Returns after how many milliseconds to look
+ * again, -1 for not before someone sets the latch.
+ */
+static long
+StartWanted(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long		wait = -1;
+
+	for (int i = 0; i < Shared->slots; i++)
+	{
+		DatabaseSlot *slot = &Shared->databases[i];
+		Oid			database = InvalidOid;
+		bool		failed = false;
+
+		LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
+		if (slot->status == DATABASE_WANTED)
+		{
+			if (slot->start_at <= now)
+			{
+				database = slot->database;
+				slot->status = DATABASE_STARTED;
+				slot->start_at = TimestampTzPlusMilliseconds(now, RetryDelay(slot->failures + 1));
+			}
+			else
+			{
+				long		rest = TimestampDifferenceMilliseconds(now, slot->start_at);
+
+				wait = wait < 0 ? rest : Min(wait, rest);
+			}
+		}
+		LWLockRelease(Shared->lock);
+		if (!OidIsValid(database))
+			continue;
+		if (!DatabaseExists(database))
+			failed = false;
+		else if (StartOrchestrator(database))
+			continue;
+		else
+		{
+			failed = true;
+			ereport(LOG,
+					(errmsg("tasker: could not start the orchestrator of database %u", database),
+					 errhint("Increase max_worker_processes.")));
+		}
+		LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
+		if (failed)
+		{
+			slot->failures++;
+			slot->status = DATABASE_WANTED;
+			slot->start_at = TimestampTzPlusMilliseconds(now, RetryDelay(slot->failures));
+			wait = wait < 0 ? RetryDelay(slot->failures) : Min(wait, RetryDelay(slot->failures));
+		}
+		else
+			memset(slot, 0, sizeof(DatabaseSlot));
+		LWLockRelease(Shared->lock);
+	}
+	return wait;
+}
+
+static void
+LeaveLauncher(int code, Datum arg)
+{
+	LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
+	if (Shared->launcher == MyLatch)
+		Shared->launcher = NULL;
+	LWLockRelease(Shared->lock);
+}
+
+void
+TaskerLauncherMain(Datum arg)
+{
+	uint32		wait_event = 0;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
+	Shared->launcher = MyLatch;
+	LWLockRelease(Shared->lock);
+	before_shmem_exit(LeaveLauncher, (Datum) 0);
+	WantAllDatabases();
+	for (;;)
+	{
+		long		wait;
+
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		wait = StartWanted();
+		if (wait_event == 0)
+			wait_event = WaitEventExtensionNew("TaskerLauncherMain");
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (wait >= 0 ? WL_TIMEOUT : 0),
+						 wait, wait_event);
+	}
+}
+
+/* ---------- utility statements ---------- */
+
+/* Wants an orchestrator for this database: it may have the extension now, or other settings. */
+static void
+WantThisDatabase(void)
+{
+	DatabaseSlot *slot;
+
+	LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
+	slot = FindDatabaseSlot(MyDatabaseId, true);
+	if (slot != NULL && slot->latch != NULL)
+	{
+		/* It looks whether the extension is still there, or is started again. */
+		slot->stop = true;
+		SetLatch(slot->latch);
+	}
+	else if (slot != NULL && slot->status != DATABASE_STARTED && slot->status != DATABASE_HELD)
+	{
+		slot->status = DATABASE_WANTED;
+		slot->failures = 0;
+		slot->start_at = 0;
+	}
+	if (Shared->launcher != NULL)
+		SetLatch(Shared->launcher);
+	LWLockRelease(Shared->lock);
+}
+
+static bool want_at_commit = false;
+
+static void
+WantAtTransactionEnd(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT && want_at_commit)
+		WantThisDatabase();
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		want_at_commit = false;
+}
+
+/* Lets nobody orchestrate a database, and waits until nobody does. */
+static void
+HoldDatabase(Oid database)
+{
+	for (int waited = 0; waited < LEAVE_TIMEOUT_MS; waited += 10)
+	{
+		DatabaseSlot *slot;
+		bool		gone;
+
+		LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
+		slot = FindDatabaseSlot(database, true);
+		gone = slot == NULL || (slot->pid == 0 && slot->status != DATABASE_STARTED);
+		if (slot != NULL)
+		{
+			slot->stop = slot->held = true;
+			if (gone)
+				slot->status = DATABASE_HELD;
+			if (slot->latch != NULL)
+				SetLatch(slot->latch);
+		}
+		LWLockRelease(Shared->lock);
+		if (gone)
+			return;
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(10000L);
+	}
+}
+
+/* After the statement: the database is looked at again, if it is still there. */
+static void
+ReleaseDatabase(Oid database)
+{
+	DatabaseSlot *slot;
+
+	LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
+	slot = FindDatabaseSlot(database, false);
+	if (slot != NULL)
+	{
+		slot->stop = slot->held = false;
+		if (slot->pid == 0)
+		{
+			slot->status = DATABASE_WANTED;
+			slot->failures = 0;
+			slot->start_at = 0;
+		}
+	}
+	if (Shared->launcher != NULL)
+		SetLatch(Shared->launcher);
+	LWLockRelease(Shared->lock);
+}
+
+/* The database that a statement needs for itself; invalid where it needs none. */
+static Oid
+DatabaseNeeded(Node *statement)
+{
+	if (IsA(statement, DropdbStmt))
+		return get_database_oid(castNode(DropdbStmt, statement)->dbname, true);
+	if (IsA(statement, RenameStmt) && castNode(RenameStmt, statement)->renameType == OBJECT_DATABASE)
+		return get_database_oid(castNode(RenameStmt, statement)->subname, true);
+	if (IsA(statement, AlterDatabaseStmt))
+	{
+		ListCell   *cell;
+
+		foreach(cell, castNode(AlterDatabaseStmt, statement)->options)
+		{
+			if (strcmp(lfirst_node(DefElem, cell)->defname, "tablespace") == 0)
+				return get_database_oid(castNode(AlterDatabaseStmt, statement)->dbname, true);
+		}
+	}
+	if (IsA(statement, CreatedbStmt))
+	{
+		ListCell   *cell;
+
+		foreach(cell, castNode(CreatedbStmt, statement)->options)
+		{
+			DefElem    *option = lfirst_node(DefElem, cell);
+
+			if (strcmp(option->defname, "template") == 0 && option->arg != NULL)
+				return get_database_oid(defGetString(option), true);
+		}
+	}
+	return InvalidOid;
+}
+
+static void
+FollowUtility(PlannedStmt *planned, const char *query, bool read_only_tree, ProcessUtilityContext context,
+			  ParamListInfo params, QueryEnvironment *environment, DestReceiver *receiver,
+			  QueryCompletion *completion)
+{
+	Node	   *statement = planned->utilityStmt;
+	Oid			needed = Shared != NULL ? DatabaseNeeded(statement) : InvalidOid;
+	bool		wakes = IsA(statement, TransactionStmt) &&
+		castNode(TransactionStmt, statement)->kind == TRANS_STMT_COMMIT_PREPARED;
+
+	if (Shared != NULL &&
+		(IsA(statement, CreateExtensionStmt) || IsA(statement, AlterDatabaseSetStmt) ||
+		 (IsA(statement, DropStmt) && castNode(DropStmt, statement)->removeType == OBJECT_EXTENSION)))
+		want_at_commit = true;
+	if (OidIsValid(needed))
+		HoldDatabase(needed);
+	PG_TRY();
+	{
+		if (previous_utility_hook)
+			previous_utility_hook(planned, query, read_only_tree, context, params, environment,
+								  receiver, completion);
+		else
+			standard_ProcessUtility(planned, query, read_only_tree, context, params, environment,
+									receiver, completion);
+	}
+	PG_FINALLY();
+	{
+		if (OidIsValid(needed))
+			ReleaseDatabase(needed);
+	}
+	PG_END_TRY();
+	if (wakes)
+		WakeOrchestratorNow(true);
+}
+
+void
+InitLauncher(void)
+{
+	BackgroundWorker worker = {
+		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
+		.bgw_start_time = BgWorkerStart_RecoveryFinished,
+		.bgw_restart_time = 1,
+	};
+
+	snprintf(worker.bgw_name, BGW_MAXLEN, "tasker launcher");
+	snprintf(worker.bgw_type, BGW_MAXLEN, "tasker launcher");
+	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "tasker");
+	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "TaskerLauncherMain");
+	RegisterBackgroundWorker(&worker);
+	previous_utility_hook = ProcessUtility_hook;
+	ProcessUtility_hook = FollowUtility;
+	RegisterXactCallback(WantAtTransactionEnd, NULL);
+}

@@ -1,0 +1,633 @@
+/*
+ * task.c
+ *		Creating tasks, and what an operator does to one.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "define/template.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "pg/catalog.h"
+#include "pg/clock.h"
+#include "pg/query.h"
+#include "pg/wakeup.h"
+#include "rules/document.h"
+#include "run/step.h"
+#include "run/transition.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+
+/* ---------- creating ---------- */
+
+#define MAX_TASK_PRIORITY 10000
+
+/* Steps are written when this many have come together. */
+#define STEPS_PER_INSERT 20000
+
+typedef struct TaskRequest
+{
+	char	   *name;
+	char	   *namespace_name;
+	char	   *version;		/* NULL: the latest */
+	Jsonb	   *context;
+	char	   *initiator;
+	char	   *source_system;
+	char	   *reason;
+	char	   *identity_key;	/* NULL: none */
+	int			priority;
+	int			tag_count;
+	char	  **tags;
+	int			bypass_count;
+	char	  **bypass_steps;
+
+	const Template *template;
+	int64		task_id;
+	bool		created;		/* false: the identity key had a task already */
+} TaskRequest;
+
+/*
+ * Requests whose identity key is taken insert nothing.  The foreign key
+ * locks the named task: from then on the template cannot be replaced.
+ */
+static KeptQuery INSERT_TASKS = {
+	.sql =
+	"WITH new AS ("
+	" INSERT INTO tasker.tasks (task_id, named_task_id, task_namespace_id, sort_key, requested_at,"
+	"        priority, initiator, source_system, reason, identity_key, tags, bypass_steps, context)"
+	" SELECT u.task_id, u.named_task_id, u.task_namespace_id, 10, $1, u.priority, u.initiator,"
+	"        u.source_system, u.reason, u.identity_key, u.tags::text[], u.bypass_steps::text[], u.context"
+	"   FROM ROWS FROM (unnest($3), unnest($4), unnest($5), unnest($6), unnest($7), unnest($8),"
+	"                   unnest($9), unnest($10), unnest($11), unnest($12), unnest($13))"
+	"        u(task_id, named_task_id, task_namespace_id, priority, initiator, source_system, reason,"
+	"          identity_key, tags, bypass_steps, context)"
+	" ON CONFLICT (task_namespace_id, identity_key) WHERE identity_key IS NOT NULL DO NOTHING"
+	" RETURNING task_id"
+	"), logged AS ("
+	" INSERT INTO tasker.task_transition_log (task_id, sort_key, to_state, created_at, role)"
+	" SELECT task_id, 10, 'pending', $1, $2 FROM new"
+	")"
+	"SELECT task_id FROM new ORDER BY task_id",
+	.nargs = 13,.types = {TIMESTAMPTZOID, TEXTOID, INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INT4ARRAYOID,
+	TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID}
+};
+
+static KeptQuery FIND_TASK_BY_IDENTITY = {
+	.sql =
+	"SELECT t.task_id, nt.name FROM tasker.tasks t"
+	"  JOIN tasker.named_tasks nt ON nt.named_task_id = t.named_task_id"
+	" WHERE t.task_namespace_id = $1 AND t.identity_key = $2",
+	.nargs = 2,.types = {INT4OID, TEXTOID}
+};
+
+static KeptQuery INSERT_STEPS = {
+	.sql =
+	"INSERT INTO tasker.workflow_steps (workflow_step_id, task_id, named_step_id, handler_id, rank,"
+	"       retry_limit, timeout_seconds, retryable, skippable, is_root, is_leaf)"
+	" SELECT u.step_id, u.task_id, u.named_step_id, u.handler_id, u.rank, u.retry_limit,"
+	"        nullif(u.timeout_seconds, 0), u.flags & 1 <> 0, u.flags & 2 <> 0, u.flags & 4 <> 0, u.flags & 8 <> 0"
+	"   FROM ROWS FROM (unnest($1), unnest($2), unnest($3), unnest($4), unnest($5), unnest($6),"
+	"                   unnest($7), unnest($8))"
+	"        u(step_id, task_id, named_step_id, handler_id, rank, retry_limit, timeout_seconds, flags)",
+	.nargs = 8,.types = {INT8ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INT4ARRAYOID,
+	INT4ARRAYOID, INT4ARRAYOID, INT4ARRAYOID}
+};
+
+#define FLAG_RETRYABLE	1
+#define FLAG_SKIPPABLE	2
+#define FLAG_ROOT		4
+#define FLAG_LEAF		8
+
+static KeptQuery INSERT_EDGES = {
+	.sql =
+	"INSERT INTO tasker.workflow_step_edges (from_step_id, to_step_id)"
+	" SELECT u.from_step_id, u.to_step_id"
+	"   FROM ROWS FROM (unnest($1), unnest($2)) u(from_step_id, to_step_id)",
+	.nargs = 2,.types = {INT8ARRAYOID, INT8ARRAYOID}
+};
+
+static const MemberRule request_rules[] = {
+	{"name", MEMBER_STRING, true, 1, 64},
+	{"context", MEMBER_OBJECT, false},
+	{"namespace", MEMBER_STRING, false, 1, 64},
+	{"version", MEMBER_STRING, false, 1, 32},
+	{"initiator", MEMBER_STRING, false, 0, 128},
+	{"source_system", MEMBER_STRING, false, 0, 128},
+	{"reason", MEMBER_STRING, false, 0, 128},
+	{"tags", MEMBER_STRINGS, false, 0, 1000},
+	{"bypass_steps", MEMBER_STRINGS, false, 1, 128},
+	{"identity_key", MEMBER_STRING, false, 1, 512},
+	{"priority", MEMBER_NUMBER, false, -MAX_TASK_PRIORITY, MAX_TASK_PRIORITY, true},
+	{NULL}
+};
+
+/* The position of a step in a template by its name, or -1. */
+static int
+FindTemplateStep(const Template *template, const char *name)
+{
+	for (int i = 0; i < template->step_count; i++)
+	{
+		if (strcmp(template->steps[i].name, name) == 0)
+			return i;
+	}
+	return -1;
+}
+
+/* Finds the template of a request and checks what depends on it. */
+static void
+ResolveTemplate(TaskRequest *request)
+{
+	const Template *template = GetTemplate(request->namespace_name, request->name, request->version);
+
+	request->template = template;
+	if (template->deprecated)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("template \"%s\" is deprecated", template->full_name),
+				 errhint("Create the task from a later version.")));
+	for (int i = 0; i < request->bypass_count; i++)
+	{
+		int			position = FindTemplateStep(template, request->bypass_steps[i]);
+
+		if (position < 0 || !template->steps[position].skippable)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("step \"%s\" of template \"%s\" cannot be bypassed",
+							request->bypass_steps[i], template->full_name),
+					 position < 0 ? errdetail("The template has no such step.") :
+					 errdetail("The step is not skippable.")));
+	}
+}
+
+/* A text[] as the text that the cast in INSERT_TASKS reads. */
+static Datum
+TextArrayLiteral(char **values, int n)
+{
+	Datum	   *datums = palloc(sizeof(Datum) * Max(n, 1));
+	ArrayType  *array;
+
+	if (n == 0)
+		return CStringGetTextDatum("{}");
+	for (int i = 0; i < n; i++)
+		datums[i] = CStringGetTextDatum(values[i]);
+	array = construct_array(datums, n, TEXTOID, -1, false, TYPALIGN_INT);
+	return CStringGetTextDatum(OidOutputFunctionCall(F_ARRAY_OUT, PointerGetDatum(array)));
+}
+
+/* Writes the task rows and their first transitions; marks those created. */
+static void
+InsertTasks(TaskRequest *requests, int n)
+{
+	enum
+	{
+		NOW, ROLE, TASK, NAMED_TASK, NAMESPACE, PRIORITY, INITIATOR, SOURCE, REASON, IDENTITY,
+		TAGS, BYPASS, CONTEXT, COLUMNS
+	};
+	static const Oid types[COLUMNS] = {
+		0, 0, INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID
+	};
+	Oid			sequence = ExtensionRelation("tasks_task_id_seq");
+	Datum	   *columns[COLUMNS];
+	bool	   *no_key = palloc(sizeof(bool) * n);
+	Datum		args[COLUMNS];
+	uint64		created;
+
+	for (int c = TASK; c < COLUMNS; c++)
+		columns[c] = palloc(sizeof(Datum) * n);
+	for (int i = 0; i < n; i++)
+	{
+		TaskRequest *request = &requests[i];
+
+		request->task_id = nextval_internal(sequence, false);
+		no_key[i] = request->identity_key == NULL;
+		columns[TASK][i] = Int64GetDatum(request->task_id);
+		columns[NAMED_TASK][i] = Int32GetDatum(request->template->named_task_id);
+		columns[NAMESPACE][i] = Int32GetDatum(request->template->task_namespace_id);
+		columns[PRIORITY][i] = Int32GetDatum(request->priority);
+		columns[INITIATOR][i] = CStringGetTextDatum(request->initiator);
+		columns[SOURCE][i] = CStringGetTextDatum(request->source_system);
+		columns[REASON][i] = CStringGetTextDatum(request->reason);
+		columns[IDENTITY][i] = no_key[i] ? 0 : CStringGetTextDatum(request->identity_key);
+		columns[TAGS][i] = TextArrayLiteral(request->tags, request->tag_count);
+		columns[BYPASS][i] = TextArrayLiteral(request->bypass_steps, request->bypass_count);
+		columns[CONTEXT][i] = JsonbPGetDatum(request->context);
+	}
+	args[NOW] = TimestampTzGetDatum(TaskerNow());
+	args[ROLE] = QueryCallerName();
+	for (int c = TASK; c < COLUMNS; c++)
+		args[c] = NullableArray(columns[c], c == IDENTITY ? no_key : NULL, n, types[c]);
+	created = RunQuery(&INSERT_TASKS, args, NULL);
+	/* Both are in ascending order of task_id. */
+	for (int i = 0, row = 0; i < n && row < created; i++)
+	{
+		requests[i].created = RowInt64(row, 1) == requests[i].task_id;
+		row += requests[i].created;
+	}
+}
+
+/* Gives a request whose identity key was taken the task that has it. */
+static void
+AdoptFirstTask(TaskRequest *request)
+{
+	Datum		args[2] = {Int32GetDatum(request->template->task_namespace_id),
+	CStringGetTextDatum(request->identity_key)};
+
+	if (RunQuery(&FIND_TASK_BY_IDENTITY, args, NULL) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the task with identity key \"%s\" is being created or removed by another transaction",
+						request->identity_key),
+				 errhint("Try the transaction again.")));
+	if (strcmp(RowText(0, 2), request->name) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("identity key \"%s\" belongs to task " INT64_FORMAT " of template \"%s\"",
+						request->identity_key, RowInt64(0, 1), RowText(0, 2)),
+				 errhint("Use a key that no other kind of task in the namespace uses.")));
+	request->task_id = RowInt64(0, 1);
+}
+
+/* Rows of steps and edges that wait to be written together. */
+typedef struct StepRows
+{
+	MemoryContext context;
+	int			steps;
+	int			steps_room;
+	int64	   *step_id;
+	int64	   *task_id;
+	int32	   *named_step_id;
+	int32	   *handler_id;
+	int32	   *rank;
+	int32	   *retry_limit;
+	int32	   *timeout_seconds;
+	int32	   *flags;
+	int			edges;
+	int			edges_room;
+	int64	   *from;
+	int64	   *to;
+	int			bypassed;
+	int64	   *bypassed_id;
+} StepRows;
+
+#define ROOM_FOR(array, type, room) \
+	((array) = (array) ? repalloc_huge(array, sizeof(type) * (room)) : \
+	 MemoryContextAllocHuge(rows->context, sizeof(type) * (room)))
+
+static void
+MakeRoom(StepRows *rows, int more_steps, int more_edges)
+{
+	if (rows->steps + more_steps > rows->steps_room)
+	{
+		int			room = rows->steps_room = Max(2 * rows->steps_room, rows->steps + more_steps);
+
+		ROOM_FOR(rows->step_id, int64, room);
+		ROOM_FOR(rows->task_id, int64, room);
+		ROOM_FOR(rows->named_step_id, int32, room);
+		ROOM_FOR(rows->handler_id, int32, room);
+		ROOM_FOR(rows->rank, int32, room);
+		ROOM_FOR(rows->retry_limit, int32, room);
+		ROOM_FOR(rows->timeout_seconds, int32, room);
+		ROOM_FOR(rows->flags, int32, room);
+		ROOM_FOR(rows->bypassed_id, int64, room);
+	}
+	if (rows->edges + more_edges > rows->edges_room)
+	{
+		int			room = rows->edges_room = Max(2 * rows->edges_room, rows->edges + more_edges);
+
+		ROOM_FOR(rows->from, int64, room);
+		ROOM_FOR(rows->to, int64, room);
+	}
+}
+
+/* Writes what has come together; bypassed steps are resolved at once. */
+static void
+FlushStepRows(StepRows *rows)
+{
+	Datum		step_args[8] = {
+		Int64Array(rows->step_id, rows->steps), Int64Array(rows->task_id, rows->steps),
+		Int32Array(rows->named_step_id, rows->steps), Int32Array(rows->handler_id, rows->steps),
+		Int32Array(rows->rank, rows->steps), Int32Array(rows->retry_limit, rows->steps),
+		Int32Array(rows->timeout_seconds, rows->steps), Int32Array(rows->flags, rows->steps)
+	};
+	Datum		edge_args[2] = {Int64Array(rows->from, rows->edges), Int64Array(rows->to, rows->edges)};
+	StepMoves	bypass = {
+		.from = STATE_PENDING,.to = STATE_RESOLVED_MANUALLY,
+		.n = rows->bypassed,.step_ids = rows->bypassed_id
+	};
+	int			moved;
+
+	if (rows->steps > 0)
+		(void) RunQuery(&INSERT_STEPS, step_args, NULL);
+	if (rows->edges > 0)
+		(void) RunQuery(&INSERT_EDGES, edge_args, NULL);
+	if (rows->bypassed > 0)
+	{
+		bypass.metadata_of_all = ReasonMetadata("bypassed at creation");
+		(void) MoveSteps(&bypass, &moved);
+	}
+	rows->steps = rows->edges = rows->bypassed = 0;
+}
+
+/* Adds the steps and edges of a task; ids grow in topological order. */
+static void
+AddStepRows(StepRows *rows, const TaskRequest *request, Oid sequence)
+{
+	const Template *template = request->template;
+	int			first = rows->steps;
+
+	MakeRoom(rows, template->step_count, template->edge_count);
+	for (int p = 0; p < template->step_count; p++)
+	{
+		const TemplateStep *step = &template->steps[p];
+		int			i = rows->steps++;
+
+		rows->step_id[i] = nextval_internal(sequence, false);
+		rows->task_id[i] = request->task_id;
+		rows->named_step_id[i] = step->named_step_id;
+		rows->handler_id[i] = step->handler_id;
+		rows->rank[i] = -(request->priority + step->priority);
+		rows->retry_limit[i] = step->retry_limit;
+		rows->timeout_seconds[i] = step->timeout_seconds;
+		rows->flags[i] = (step->retryable ? FLAG_RETRYABLE : 0) | (step->skippable ? FLAG_SKIPPABLE : 0) |
+			(step->is_root ? FLAG_ROOT : 0) | (step->is_leaf ? FLAG_LEAF : 0);
+	}
+	for (int e = 0; e < template->edge_count; e++)
+	{
+		rows->from[rows->edges] = rows->step_id[first + template->edges[e].from];
+		rows->to[rows->edges++] = rows->step_id[first + template->edges[e].to];
+	}
+	for (int p = 0; p < template->step_count && request->bypass_count > 0; p++)
+	{
+		for (int b = 0; b < request->bypass_count; b++)
+		{
+			if (strcmp(template->steps[p].name, request->bypass_steps[b]) == 0)
+			{
+				rows->bypassed_id[rows->bypassed++] = rows->step_id[first + p];
+				break;
+			}
+		}
+	}
+}
+
+/* Tells once a session that nobody will work off what it creates. */
+static void
+NoticeMissingOrchestrator(void)
+{
+	static bool told = false;
+
+	if (told || OrchestratorRunning())
+		return;
+	told = true;
+	ereport(NOTICE,
+			(errmsg("no orchestrator runs for this database"),
+			 errhint("Add tasker to shared_preload_libraries, or call tasker.orchestrate() and claim steps with tasker.claim_steps().")));
+}
+
+/* Creates the tasks requested and fills in their ids. */
+static void
+CreateTasks(TaskRequest *requests, int n)
+{
+	QueryScope	scope;
+	StepRows	rows = {0};
+	Oid			sequence;
+
+	OpenQueryScope(&scope);
+	rows.context = CurrentMemoryContext;
+	sequence = ExtensionRelation("workflow_steps_workflow_step_id_seq");
+	RefreshTemplates();
+	for (int i = 0; i < n; i++)
+		ResolveTemplate(&requests[i]);
+	InsertTasks(requests, n);
+	for (int i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		CheckTemplateCurrent(requests[i].template);
+		if (!requests[i].created)
+		{
+			AdoptFirstTask(&requests[i]);
+			continue;
+		}
+		AddStepRows(&rows, &requests[i], sequence);
+		if (rows.steps >= STEPS_PER_INSERT)
+			FlushStepRows(&rows);
+	}
+	FlushStepRows(&rows);
+	WakeOrchestratorAtCommit();
+	CloseQueryScope(&scope);
+	NoticeMissingOrchestrator();
+}
+
+static char **
+StringsOfArray(ArrayType *array, const char *what, int *n)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	char	  **strings;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, n);
+	strings = palloc(sizeof(char *) * Max(*n, 1));
+	for (int i = 0; i < *n; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s of a task must not contain null", what)));
+		strings[i] = TextDatumGetCString(elements[i]);
+	}
+	return strings;
+}
+
+static char **
+StringsOfMember(JsonbContainer *object, const char *key, int *n)
+{
+	JsonbValue *value = Member(object, key);
+	char	  **strings;
+
+	*n = value ? JsonContainerSize(value->val.binary.data) : 0;
+	strings = palloc(sizeof(char *) * Max(*n, 1));
+	for (int i = 0; i < *n; i++)
+		strings[i] = StringOf(getIthJsonbValueFromContainer(value->val.binary.data, i));
+	return strings;
+}
+
+static void
+CheckContext(Jsonb *context)
+{
+	if (!JB_ROOT_IS_OBJECT(context))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the context of a task must be a JSON object")));
+}
+
+static char *
+TextArgument(FunctionCallInfo fcinfo, int number, const char *otherwise)
+{
+	if (PG_ARGISNULL(number))
+		return otherwise ? pstrdup(otherwise) : NULL;
+	return text_to_cstring(PG_GETARG_TEXT_PP(number));
+}
+
+PG_FUNCTION_INFO_V1(tasker_create_task);
+
+Datum
+tasker_create_task(PG_FUNCTION_ARGS)
+{
+	TaskRequest request = {
+		.name = TextArgument(fcinfo, 0, NULL),
+		.namespace_name = TextArgument(fcinfo, 2, "default"),
+		.version = TextArgument(fcinfo, 3, NULL),
+		.initiator = TextArgument(fcinfo, 4, "unknown"),
+		.source_system = TextArgument(fcinfo, 5, "unknown"),
+		.reason = TextArgument(fcinfo, 6, "unknown"),
+		.identity_key = TextArgument(fcinfo, 9, NULL),
+		.priority = PG_ARGISNULL(10) ? 0 : PG_GETARG_INT32(10),
+	};
+
+	if (request.name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the name of the template must not be null")));
+	request.context = PG_ARGISNULL(1) ? DatumGetJsonbP(JsonbOfText("{}")) : PG_GETARG_JSONB_P(1);
+	CheckContext(request.context);
+	if (!PG_ARGISNULL(7))
+		request.tags = StringsOfArray(PG_GETARG_ARRAYTYPE_P(7), "tags", &request.tag_count);
+	if (!PG_ARGISNULL(8))
+		request.bypass_steps = StringsOfArray(PG_GETARG_ARRAYTYPE_P(8), "bypass_steps",
+											  &request.bypass_count);
+	if (abs(request.priority) > MAX_TASK_PRIORITY)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the priority of a task must be between %d and %d",
+						-MAX_TASK_PRIORITY, MAX_TASK_PRIORITY)));
+	CreateTasks(&request, 1);
+	PG_RETURN_INT64(request.task_id);
+}
+
+static void
+ReadTaskRequest(Jsonb *document, int number, TaskRequest *request)
+{
+	DocumentReader reader = {.subject = psprintf("task request %d", number)};
+	JsonbContainer *object = &document->root;
+	JsonbValue *context;
+
+	if (!JB_ROOT_IS_OBJECT(document))
+		ComplainOf(&reader, "it must be an object");
+	CheckMembers(&reader, object, request_rules);
+	context = Member(object, "context");
+	*request = (TaskRequest)
+	{
+		.name = StringMember(object, "name", NULL),
+			.namespace_name = StringMember(object, "namespace", "default"),
+			.version = StringMember(object, "version", NULL),
+			.context = context ? JsonbValueToJsonb(context) : DatumGetJsonbP(JsonbOfText("{}")),
+			.initiator = StringMember(object, "initiator", "unknown"),
+			.source_system = StringMember(object, "source_system", "unknown"),
+			.reason = StringMember(object, "reason", "unknown"),
+			.identity_key = StringMember(object, "identity_key", NULL),
+			.priority = (int) NumberMember(object, "priority", 0),
+	};
+	request->tags = StringsOfMember(object, "tags", &request->tag_count);
+	request->bypass_steps = StringsOfMember(object, "bypass_steps", &request->bypass_count);
+}
+
+PG_FUNCTION_INFO_V1(tasker_create_tasks);
+
+Datum
+tasker_create_tasks(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	TaskRequest *requests;
+	Datum	   *documents;
+	bool	   *nulls;
+	int			n;
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), JSONBOID, -1, false, TYPALIGN_INT,
+					  &documents, &nulls, &n);
+	requests = palloc0(sizeof(TaskRequest) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("task request %d is null", i + 1)));
+		ReadTaskRequest(DatumGetJsonbP(documents[i]), i + 1, &requests[i]);
+	}
+	if (n > 0)
+		CreateTasks(requests, n);
+	for (int i = 0; i < n; i++)
+	{
+		Datum		value = Int64GetDatum(requests[i].task_id);
+		bool		null = false;
+
+		tuplestore_putvalues(result->setResult, result->setDesc, &value, &null);
+	}
+	return (Datum) 0;
+}
+
+/* ---------- operating ---------- */
+
+/*
+ * What the three operator's functions share: under the task's row lock, move
+ * it, and its steps with it.  False if it is in that state already.
+ */
+static bool
+OperateOnTask(int64 task_id, TaskerState to, const char *reason)
+{
+	QueryScope	scope;
+	TaskerState from;
+	bool		already;
+
+	OpenQueryScope(&scope);
+	from = LockTask(task_id);
+	already = from == to || (to == STATE_PENDING && from == STATE_IN_PROGRESS);
+	if (!already)
+	{
+		Datum		metadata = ReasonMetadata(reason);
+
+		if (!IsLegalTransition(OWNER_TASK, from, to))
+			RefuseTransition(OWNER_TASK, task_id, from, to, NULL);
+		(void) MoveTasks(from, to, 1, &task_id, metadata);
+		if (to == STATE_CANCELLED)
+			CancelStepsOfTask(task_id, metadata);
+		else if (to == STATE_PENDING)
+			RetryStepsOfTask(task_id, metadata);
+	}
+	CloseQueryScope(&scope);
+	return !already;
+}
+
+static Datum
+OperateOnTaskArgument(FunctionCallInfo fcinfo, TaskerState to)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("task_id must not be null")));
+	return BoolGetDatum(OperateOnTask(PG_GETARG_INT64(0), to, TextArgument(fcinfo, 1, NULL)));
+}
+
+PG_FUNCTION_INFO_V1(tasker_cancel_task);
+PG_FUNCTION_INFO_V1(tasker_retry_task);
+PG_FUNCTION_INFO_V1(tasker_resolve_task);
+
+Datum
+tasker_cancel_task(PG_FUNCTION_ARGS)
+{
+	return OperateOnTaskArgument(fcinfo, STATE_CANCELLED);
+}
+
+Datum
+tasker_retry_task(PG_FUNCTION_ARGS)
+{
+	return OperateOnTaskArgument(fcinfo, STATE_PENDING);
+}
+
+Datum
+tasker_resolve_task(PG_FUNCTION_ARGS)
+{
+	return OperateOnTaskArgument(fcinfo, STATE_RESOLVED_MANUALLY);
+}
