@@ -19,6 +19,11 @@
 #define TASKER_MODULE_MAGIC PG_MODULE_MAGIC
 #endif
 
+/* 18 spells this as a prefix that C11 knows. */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* 17 has named wait events of extensions; before, all show as "Extension". */
 #if PG_VERSION_NUM < 170000
 #include "utils/wait_event.h"

@@ -37,7 +37,7 @@ typedef struct DocumentReader
 	const char *part;			/* "step \"y\""; NULL outside of one */
 } DocumentReader;
 
-extern void ComplainOf(const DocumentReader *reader, const char *problem) pg_attribute_noreturn();
+pg_noreturn extern void ComplainOf(const DocumentReader *reader, const char *problem);
 
 /* Checks that every member of an object is known and as its rule says. */
 extern void CheckMembers(const DocumentReader *reader, JsonbContainer *object,

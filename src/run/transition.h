@@ -81,8 +81,8 @@ extern LockedStep LockStep(int64 step_id);
 extern TaskerState LockTask(int64 task_id);
 
 /* Raise TK002, saying what is allowed. */
-extern void RefuseTransition(StateOwner owner, int64 id, TaskerState from, TaskerState to,
-							 const char *guard) pg_attribute_noreturn();
+pg_noreturn extern void RefuseTransition(StateOwner owner, int64 id, TaskerState from, TaskerState to,
+							 const char *guard);
 
 /* {"reason": ...} as jsonb; 0 where the reason is NULL. */
 extern Datum ReasonMetadata(const char *reason);
@@ -91,6 +91,6 @@ extern Datum ReasonMetadata(const char *reason);
 extern Datum JsonbOfText(const char *json);
 
 /* Raise 42704 for an id that names nothing. */
-extern void RefuseUnknown(const char *what, int64 id) pg_attribute_noreturn();
+pg_noreturn extern void RefuseUnknown(const char *what, int64 id);
 
 #endif							/* TASKER_TRANSITION_H */
