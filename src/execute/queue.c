@@ -132,7 +132,7 @@ MarkOf(int32 handler_id)
 	return mark;
 }
 
-static int
+int
 CompareReadySteps(const void *a, const void *b)
 {
 	const ReadyStep *left = a;

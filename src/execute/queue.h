@@ -17,6 +17,9 @@ typedef struct ReadyStep
 	int16		rank;			/* smaller runs first */
 } ReadyStep;
 
+/* For qsort: the order in which steps are given out. */
+extern int	CompareReadySteps(const void *a, const void *b);
+
 /* Puts steps into the queue; one that waits already stays. */
 extern void EnqueueSteps(const ReadyStep *steps, int n);
 

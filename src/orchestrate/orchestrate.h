@@ -56,8 +56,8 @@ extern int	SetAsideLast(Orchestrator *orchestrator);
 extern BatchReport RunBatch(Orchestrator *orchestrator, int batch_size, bool save);
 
 /*
- * Looks at one task from its rows instead of the log, in the next batch.
- * Needs an open query scope; raises 42704 where there is no such task.
+ * Looks at one task from its rows, whatever the log has said, in the next
+ * batch; the memory must have run one before.  Needs an open query scope; raises 42704 where there is no such task.
  */
 extern void LookAtTask(Orchestrator *orchestrator, int64 task_id);
 

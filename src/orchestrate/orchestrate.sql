@@ -21,7 +21,7 @@ COMMENT ON COLUMN tasker.orchestrator_checkpoint.paused_at IS 'Since when everyt
 CREATE FUNCTION tasker.orchestrate(task_id bigint DEFAULT NULL) RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_orchestrate';
 COMMENT ON FUNCTION tasker.orchestrate(bigint) IS
-'Does in this session and transaction what the background worker does: discovers ready steps, promotes due retries, recovers steps of lost executors, finalizes tasks, dispatches. Runs until there is nothing left to do and returns how many transitions it made; a second call makes none. With a task_id only that task is looked at, from its rows instead of the log. Waits for another orchestrator at work. Error: 42704 unknown task.';
+'Does in this session and transaction what the background worker does: discovers ready steps, promotes due retries, recovers steps of lost executors, finalizes tasks, dispatches. Runs until there is nothing left to do and returns how many transitions it made; a second call makes none. With a task_id that task is looked at from its rows as well, whatever the log has said. Waits for another orchestrator at work. Error: 42704 unknown task.';
 
 CREATE FUNCTION tasker.find_viable_steps(task_id bigint) RETURNS SETOF bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_find_viable_steps';

@@ -1,0 +1,209 @@
+/*
+ * advance.c
+ *		Moving what a batch has collected: tasks first, then steps, as
+ *		everyone does who locks both.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "execute/pause.h"
+#include "orchestrate/advance.h"
+#include "orchestrate/discover.h"
+#include "orchestrate/finalize.h"
+#include "pg/query.h"
+#include "run/transition.h"
+
+static KeptQuery LOCK_AVAILABLE_STEPS = {
+	.sql =
+	"SELECT s.workflow_step_id FROM tasker.workflow_steps s"
+	" WHERE s.workflow_step_id = ANY ($1) ORDER BY s.workflow_step_id FOR NO KEY UPDATE SKIP LOCKED",
+	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
+static KeptQuery LOCK_AVAILABLE_TASKS = {
+	.sql =
+	"SELECT t.task_id FROM tasker.tasks t"
+	" WHERE t.task_id = ANY ($1) ORDER BY t.task_id FOR NO KEY UPDATE SKIP LOCKED",
+	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
+int
+LockAvailableSteps(const int64 *step_ids, int n)
+{
+	Datum		arg = Int64Array(step_ids, n);
+
+	return (int) RunQuery(&LOCK_AVAILABLE_STEPS, &arg, NULL);
+}
+
+/*
+ * The ids of a list, ascending, each once.  When locked rows are avoided,
+ * only those that could be locked; the rest is postponed as work of a kind.
+ */
+static int64 *
+Available(Batch *batch, IdList *list, KeptQuery *lock, WorkKind kind, int *n)
+{
+	int			asked;
+	int64	   *ids = TakeIds(list, list->n, &asked);
+	int64	   *available;
+	Datum		arg;
+
+	*n = asked;
+	if (!batch->o->avoid_locked_rows || asked == 0)
+		return ids;
+	arg = Int64Array(ids, asked);
+	*n = (int) RunQuery(lock, &arg, NULL);
+	available = palloc(sizeof(int64) * Max(*n, 1));
+	for (int i = 0; i < *n; i++)
+		available[i] = RowInt64(i, 1);
+	for (int i = 0, a = 0; i < asked; i++)
+	{
+		if (a < *n && available[a] == ids[i])
+			a++;
+		else
+			Postpone(batch->o, kind, ids[i], batch->now);
+	}
+	return available;
+}
+
+/* Tasks first: whoever locks a task and its steps does it in this order. */
+void
+MovePlannedTasks(Batch *batch)
+{
+	Orchestrator *o = batch->o;
+	int			n;
+	int64	   *task_ids = Available(batch, &batch->start, &LOCK_AVAILABLE_TASKS, WORK_STARTED, &n);
+	Finality   *finalities;
+	IdList		finals = {0};
+	int			found;
+
+	batch->transitions += MoveTasks(STATE_PENDING, STATE_IN_PROGRESS, n, task_ids, 0);
+	task_ids = TakeWork(batch, WORK_FINALS, &n);
+	for (int i = 0; i < n; i++)
+		AddId(CurrentMemoryContext, &finals, task_ids[i]);
+	task_ids = Available(batch, &finals, &LOCK_AVAILABLE_TASKS, WORK_FINALS, &n);
+	finalities = JudgeTasks(task_ids, n, &found);
+	batch->transitions += FinalizeTasks(finalities, found);
+	for (int i = 0; i < found; i++)
+	{
+		if (finalities[i].open_step != 0)
+			SetWatch(o, &o->watched_tasks, finalities[i].task_id, finalities[i].open_step);
+	}
+}
+
+static void
+MoveList(Batch *batch, IdList *list, WorkKind kind, TaskerState from, TaskerState to, const char *metadata)
+{
+	int			n;
+	int			moved;
+	StepMoves	moves = {
+		.from = from,.to = to,.step_ids = Available(batch, list, &LOCK_AVAILABLE_STEPS, kind, &n)
+	};
+
+	moves.n = n;
+	if (n == 0)
+		return;
+	moves.metadata_of_all = JsonbOfText(metadata);
+	(void) MoveSteps(&moves, &moved);
+	batch->transitions += moved;
+}
+
+static int
+CompareFailures(const void *a, const void *b)
+{
+	return CompareIds(&((const StepFailure *) a)->step_id, &((const StepFailure *) b)->step_id);
+}
+
+/* In avoidance of locked rows only the failures that could be locked. */
+static void
+MoveFailures(Batch *batch)
+{
+	int			moved;
+
+	qsort(batch->failures, batch->n_failures, sizeof(StepFailure), CompareFailures);
+	if (batch->o->avoid_locked_rows && batch->n_failures > 0)
+	{
+		int64	   *ids = palloc(sizeof(int64) * batch->n_failures);
+		int			asked = batch->n_failures;
+		int			n;
+
+		for (int i = 0; i < asked; i++)
+			ids[i] = batch->failures[i].step_id;
+		n = LockAvailableSteps(ids, asked);
+		batch->n_failures = 0;
+		for (int i = 0, a = 0; i < asked; i++)
+		{
+			if (a < n && RowInt64(a, 1) == batch->failures[i].step_id)
+			{
+				batch->failures[batch->n_failures++] = batch->failures[i];
+				a++;
+			}
+			else
+			{
+				/* Whoever holds it is reporting; if that fails, the next look finds it lost or late. */
+				batch->o->refresh_executors = true;
+				ComeBackSoon(batch->o, batch->now);
+			}
+		}
+	}
+	(void) FailSteps(batch->failures, batch->n_failures, false, 0, &moved);
+	batch->transitions += moved;
+}
+
+static KeptQuery READ_PROMOTED = {
+	.sql =
+	"SELECT s.workflow_step_id, s.handler_id, s.rank::integer, t.named_task_id"
+	"  FROM unnest($1) u"
+	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u AND s.state = 'pending'"
+	"  JOIN tasker.tasks t ON t.task_id = s.task_id",
+	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
+/* Retries whose time has come; they have run before, so their parents are finished. */
+static void
+PromoteRetries(Batch *batch)
+{
+	int			n;
+	int			moved;
+	StepMoves	moves = {
+		.from = STATE_ERROR,.to = STATE_PENDING,
+		.step_ids = Available(batch, &batch->promote, &LOCK_AVAILABLE_STEPS, WORK_FAILED, &n)
+	};
+	Datum		arg;
+	uint64		rows;
+
+	moves.n = n;
+	if (n == 0)
+		return;
+	moves.metadata_of_all = JsonbOfText("{\"triggered_by\": \"backoff over\"}");
+	(void) MoveSteps(&moves, &moved);
+	batch->transitions += moved;
+	arg = Int64Array(moves.step_ids, n);
+	rows = RunQuery(&READ_PROMOTED, &arg, NULL);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		if (!NamedTaskIsPaused(RowInt32(row, 4)))
+			AddReady(batch, (ReadyStep)
+					 {
+						 .step_id = RowInt64(row, 1),.handler_id = RowInt32(row, 2),.rank = (int16) RowInt32(row, 3)
+					 });
+	}
+}
+
+void
+MovePlannedSteps(Batch *batch)
+{
+	PromoteRetries(batch);
+	MoveList(batch, &batch->skip, WORK_FAILED, STATE_ERROR, STATE_RESOLVED_MANUALLY,
+			 "{\"reason\": \"skipped: no attempt remains\"}");
+	MoveList(batch, &batch->cascade, WORK_CANCELLED, STATE_PENDING, STATE_CANCELLED,
+			 "{\"reason\": \"a step that it depends on was cancelled\"}");
+	MoveFailures(batch);
+	if (batch->dequeue.n > 0)
+	{
+		int			n;
+		int64	   *ids = TakeIds(&batch->dequeue, batch->dequeue.n, &n);
+
+		DequeueSteps(ids, n);
+	}
+	SetTimers(batch->timers, batch->n_timers);
+}

@@ -1,0 +1,24 @@
+/*
+ * intake.h
+ *		What came in: new rows of the logs, timers that are due, rows.
+ *
+ * All need an open query scope and turn what they find into work.
+ */
+#ifndef TASKER_INTAKE_H
+#define TASKER_INTAKE_H
+
+#include "orchestrate/memory.h"
+
+/*
+ * Reads what is new in both logs.  Starts again from the checkpoint if
+ * somebody else has moved it.
+ */
+extern void ReadLog(Batch *batch);
+
+/* Everything that could follow from the rows of all open tasks. */
+extern void LookAtOpenTasks(Orchestrator *o);
+
+/* Takes the timers that are due: retries, and attempts whose time is over. */
+extern void TakeTimers(Batch *batch);
+
+#endif							/* TASKER_INTAKE_H */

@@ -1,0 +1,171 @@
+/*
+ * memory.h
+ *		What an orchestrator remembers between batches, and what one batch
+ *		collects before it moves anything.
+ *
+ * Internal to the files of this wing; others see orchestrate.h.
+ */
+#ifndef TASKER_MEMORY_H
+#define TASKER_MEMORY_H
+
+#include "tasker.h"
+
+#include "execute/executor.h"
+#include "execute/outcome.h"
+#include "execute/queue.h"
+#include "lib/stringinfo.h"
+#include "orchestrate/orchestrate.h"
+#include "run/timer.h"
+#include "utils/hsearch.h"
+
+typedef struct IdList
+{
+	int64	   *ids;
+	int			n;
+	int			room;
+} IdList;
+
+/* What is left to look at. */
+typedef enum WorkKind
+{
+	WORK_STARTED,				/* tasks that became pending */
+	WORK_CLOSED,				/* steps that became complete or resolved */
+	WORK_FAILED,				/* steps that came to error */
+	WORK_CANCELLED,				/* steps that were cancelled */
+	WORK_CANDIDATES,			/* steps that may be ready */
+	WORK_FINALS,				/* tasks that may be done or stuck */
+	WORK_KINDS
+} WorkKind;
+
+/* A step in flight. */
+typedef struct InFlight
+{
+	int64		step_id;		/* hash key */
+	int64		executor_id;
+} InFlight;
+
+/* An owner (a step with open parents, or a task) and what it waits for. */
+typedef struct Watch
+{
+	int64		owner_id;		/* hash key */
+	int64		waits_for;		/* a step */
+} Watch;
+
+typedef struct Handler
+{
+	int32		handler_id;		/* hash key */
+	bool		may_wait;		/* the queue may have steps of it */
+	int			n;
+	int		   *executors;		/* indexes of those that run it */
+	int			next;			/* whose turn it is */
+} Handler;
+
+typedef struct ExecutorSlot
+{
+	Executor	executor;
+	int			in_flight;
+	StringInfo	payload;		/* of this batch; NULL: none yet */
+} ExecutorSlot;
+
+struct Orchestrator
+{
+	MemoryContext context;		/* of everything here */
+	MemoryContext executor_context; /* of the executors and handlers */
+	int64		generation;		/* of the checkpoint this comes from; 0: not read yet */
+	char	   *position;		/* a pg_snapshot as text */
+	bool		reconcile;
+	bool		paused;
+	IdList		work[WORK_KINDS];
+	IdList		last;			/* what the last batch took, if it was of one */
+	IdList		postponed[WORK_KINDS];
+	TimestampTz postponed_until;
+	bool		avoid_locked_rows;
+	HTAB	   *in_flight;
+	HTAB	   *watched_children;
+	HTAB	   *watched_tasks;
+	bool		refresh_executors;
+	int			executor_count;
+	ExecutorSlot *executors;
+	HTAB	   *handlers;
+	TimestampTz executors_good_until;
+	TimestampTz timers_taken_until;
+	bool		dirty;			/* more was read than the checkpoint knows */
+	TimestampTz saved_at;		/* by the real clock */
+};
+
+/* What one batch decides before it moves anything. */
+typedef struct Batch
+{
+	Orchestrator *o;
+	TimestampTz now;
+	int			batch_size;
+	int64		transitions;
+	IdList		start;			/* tasks: pending to in_progress */
+	IdList		promote;		/* steps: error to pending */
+	IdList		skip;			/* steps: error to resolved */
+	IdList		cascade;		/* steps: pending to cancelled */
+	IdList		dequeue;		/* steps that need no executor any more */
+	int			n_ready;
+	int			ready_room;
+	ReadyStep  *ready;
+	int			n_failures;
+	StepFailure *failures;		/* lost executors and timeouts */
+	int			n_timers;
+	Timer	   *timers;
+	BatchReport report;
+} Batch;
+
+/* ---------- lists of ids ---------- */
+
+extern void AddId(MemoryContext context, IdList *list, int64 id);
+
+/* Takes up to max ids off the end of a list: sorted, each once, in the current context. */
+extern int64 *TakeIds(IdList *list, int max, int *n);
+
+/* For qsort of anything that begins with an int64 id. */
+extern int	CompareIds(const void *a, const void *b);
+
+/* A hash table over keys without pointers, in a context. */
+extern HTAB *MakeHash(MemoryContext context, const char *name, Size key_size, Size entry_size);
+
+/* ---------- work ---------- */
+
+extern void AddWork(Orchestrator *o, WorkKind kind, int64 id);
+
+/* Takes work of a kind for a batch; what the smallest batch takes is remembered, in case it fails. */
+extern int64 *TakeWork(Batch *batch, WorkKind kind, int *n);
+extern bool HasWork(const Orchestrator *o);
+
+/* Leaves work for a little later: its rows are locked. */
+extern void Postpone(Orchestrator *o, WorkKind kind, int64 id, TimestampTz now);
+extern void ComeBackSoon(Orchestrator *o, TimestampTz now);
+extern void TakeUpPostponed(Orchestrator *o, TimestampTz now);
+
+/* Whether an owner was set aside by SetAsideLast. */
+extern bool IsSetAside(int64 id);
+
+/* ---------- watching ---------- */
+
+/* Remembers that an owner waits for a step: until that moves there is nothing to look at. */
+extern void SetWatch(Orchestrator *o, HTAB **watches, int64 owner_id, int64 waits_for);
+
+/*
+ * Whether the owner is known to wait for another step than the one that just
+ * moved, so that there is nothing to look at.  Forgets the watch otherwise.
+ */
+extern bool WaitsForAnother(HTAB *watches, int64 owner_id, int64 moved);
+
+/* ---------- in flight ---------- */
+
+/* The slot of a live executor; NULL where there is none. */
+extern ExecutorSlot *FindExecutorSlot(Orchestrator *o, int64 executor_id);
+extern void NoteFlight(Orchestrator *o, int64 step_id, int64 executor_id);
+extern void NoteLanding(Orchestrator *o, int64 step_id);
+
+/* ---------- the checkpoint ---------- */
+
+/* Forgets everything and starts from the checkpoint. */
+extern void ReadCheckpoint(Orchestrator *o);
+extern void SaveCheckpoint(Orchestrator *o);
+
+#endif							/* TASKER_MEMORY_H */
