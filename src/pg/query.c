@@ -141,6 +141,7 @@ QueryCallerName(void)
 uint64
 RunQuery(KeptQuery *query, const Datum *values, const char *nulls)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	int			result;
 
 	if (query->plan == NULL)
@@ -156,6 +157,8 @@ RunQuery(KeptQuery *query, const Datum *values, const char *nulls)
 		query->plan = plan;
 	}
 	result = SPI_execute_plan(query->plan, unconstify(Datum *, values), nulls, false, 0);
+	/* SPI leaves its own context behind; the caller means the one it has chosen. */
+	MemoryContextSwitchTo(caller);
 	if (result < 0)
 		elog(ERROR, "could not run \"%s\": %s", query->sql, SPI_result_code_string(result));
 	return SPI_processed;
