@@ -255,13 +255,22 @@ FollowCandidates(Batch *batch)
 			if (!RowBool(row, 8) && hash_search(o->watched_tasks, &task_id, HASH_FIND, NULL) == NULL)
 				AddWork(o, WORK_FINALS, task_id);
 		}
-		else if (task_state == STATE_ERROR)
-			AddWork(o, WORK_FINALS, task_id);	/* it is revived, and comes back as started */
-		else if ((task_state == STATE_PENDING || task_state == STATE_IN_PROGRESS) &&
-				 !NamedTaskIsPaused(RowInt32(row, 6)))
+		else if (task_state == STATE_ERROR && o->avoid_locked_rows)
+		{
+			/* It may take a while until the task can be revived. */
+			AddWork(o, WORK_FINALS, task_id);
+			Postpone(o, WORK_CANDIDATES, step_id, batch->now);
+		}
+		else if ((task_state == STATE_PENDING || task_state == STATE_IN_PROGRESS ||
+				  task_state == STATE_ERROR) && !NamedTaskIsPaused(RowInt32(row, 6)))
+		{
+			/* A task in error comes back to life before its step is given out. */
+			if (task_state == STATE_ERROR)
+				AddWork(o, WORK_FINALS, task_id);
 			AddReady(batch, (ReadyStep)
 					 {
 						 .step_id = step_id,.handler_id = RowInt32(row, 3),.rank = (int16) RowInt32(row, 4)
 					 });
+		}
 	}
 }
