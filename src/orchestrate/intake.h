@@ -18,6 +18,12 @@ extern void ReadLog(Batch *batch);
 /* Everything that could follow from the rows of all open tasks. */
 extern void LookAtOpenTasks(Orchestrator *o);
 
+/*
+ * Looks at one task from its rows, whatever the log has said, in the next
+ * batch; the memory must have run one before.  Needs an open query scope; raises 42704 where there is no such task.
+ */
+extern void LookAtTask(Orchestrator *o, int64 task_id);
+
 /* Takes the timers that are due: retries, and attempts whose time is over. */
 extern void TakeTimers(Batch *batch);
 

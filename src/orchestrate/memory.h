@@ -14,7 +14,7 @@
 #include "execute/outcome.h"
 #include "execute/queue.h"
 #include "lib/stringinfo.h"
-#include "orchestrate/orchestrate.h"
+#include "orchestrate/orchestrator.h"
 #include "run/timer.h"
 #include "utils/hsearch.h"
 
