@@ -384,6 +384,7 @@ tasker_unregister_executor(PG_FUNCTION_ARGS)
 {
 	int64		executor_id = ExecutorArgument(fcinfo);
 	Datum		arg = Int64GetDatum(executor_id);
+	bool		release = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
 	QueryScope	scope;
 	bool		lived;
 
@@ -392,7 +393,7 @@ tasker_unregister_executor(PG_FUNCTION_ARGS)
 		RefuseUnknown("executor", executor_id);
 	lived = RowBool(0, 1);
 	if (lived)
-		EndExecutors(&executor_id, 1, "unregistered");
+		EndExecutors(&executor_id, 1, release ? END_RELEASED : "unregistered");
 	CloseQueryScope(&scope);
 	ReleaseFromSession(executor_id);
 	WakeForExecutorsAtCommit();

@@ -33,6 +33,9 @@ extern Executor *ReadLiveExecutors(int *n);
  */
 extern bool ExecutorIsAlive(const Executor *executor, TimestampTz now, TimestampTz *good_until);
 
+/* The reason of an executor that gave its steps back: they do not count as lost. */
+#define END_RELEASED "released"
+
 /* Marks executors as ended.  Needs an open query scope. */
 extern void EndExecutors(const int64 *executor_ids, int n, const char *reason);
 

@@ -33,10 +33,10 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_register_execu
 COMMENT ON FUNCTION tasker.register_executor(text, text[], integer, boolean, interval) IS
 'Registers the caller as one who runs steps of these handlers, up to capacity at once (0: pull only), and gives its id and the channel to LISTEN on. Session-bound by default: when the session ends, for whatever reason, its steps go to others at once. detached: it must call heartbeat() within the lease (default tasker.lease). A handler no template names yet is legal. Errors: 22023 bad argument; 53000 no room for another detached executor (tasker.max_executors).';
 
-CREATE FUNCTION tasker.unregister_executor(executor_id bigint) RETURNS boolean
+CREATE FUNCTION tasker.unregister_executor(executor_id bigint, release boolean DEFAULT false) RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_unregister_executor';
-COMMENT ON FUNCTION tasker.unregister_executor(bigint) IS
-'Ends an executor; steps it still has count as lost and go to others. False if it has ended before. Error: 42704 unknown executor.';
+COMMENT ON FUNCTION tasker.unregister_executor(bigint, boolean) IS
+'Ends an executor; steps it still has go to others. They count as lost, as after a crash, unless release: then they are given back unstarted and the attempts do not count, those claimed for it meanwhile included. False if it has ended before. Error: 42704 unknown executor.';
 
 CREATE FUNCTION tasker.heartbeat(executor_id bigint) RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_heartbeat';

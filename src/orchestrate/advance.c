@@ -96,7 +96,9 @@ MoveList(Batch *batch, IdList *list, WorkKind kind, TaskerState from, TaskerStat
 	int			n;
 	int			moved;
 	StepMoves	moves = {
-		.from = from,.to = to,.step_ids = Available(batch, list, &LOCK_AVAILABLE_STEPS, kind, &n)
+		.from = from,.to = to,.step_ids = Available(batch, list, &LOCK_AVAILABLE_STEPS, kind, &n),
+		/* What goes back from an executor does not count. */
+		.attempt_change = from == STATE_IN_PROGRESS && to == STATE_PENDING ? -1 : 0
 	};
 
 	moves.n = n;
@@ -197,6 +199,10 @@ MovePlannedSteps(Batch *batch)
 			 "{\"reason\": \"skipped: no attempt remains\"}");
 	MoveList(batch, &batch->cascade, WORK_CANCELLED, STATE_PENDING, STATE_CANCELLED,
 			 "{\"reason\": \"a step that it depends on was cancelled\"}");
+	if (batch->release.n > 0 && batch->o->avoid_locked_rows)
+		RefreshExecutors(batch->o);
+	MoveList(batch, &batch->release, WORK_CANDIDATES, STATE_IN_PROGRESS, STATE_PENDING,
+			 "{\"reason\": \"its executor has left\"}");
 	MoveFailures(batch);
 	if (batch->dequeue.n > 0)
 	{

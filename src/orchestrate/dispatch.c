@@ -173,12 +173,12 @@ AssignWaiting(Batch *batch, Assignment *assignment)
 static void
 AppendPayloadEntry(StringInfo entry, uint64 row)
 {
-	static const char *const texts[] = {"task", "step", "handler"};
+	static const char *const texts[] = {"task_name", "step_name", "handler"};
 	static const char *const objects[] = {"handler_config", "inputs", "dependency_results"};
 	int			without_objects;
 
 	resetStringInfo(entry);
-	appendStringInfo(entry, "{\"step_id\":" INT64_FORMAT ",\"claim\":%d,\"attempt\":%d,\"task_id\":" INT64_FORMAT,
+	appendStringInfo(entry, "{\"workflow_step_id\":" INT64_FORMAT ",\"claim\":%d,\"attempt\":%d,\"task_id\":" INT64_FORMAT,
 					 RowInt64(row, 1), RowInt32(row, 2), RowInt32(row, 3), RowInt64(row, 4));
 	for (int i = 0; i < lengthof(texts); i++)
 	{

@@ -104,6 +104,7 @@ typedef struct Batch
 	IdList		promote;		/* steps: error to pending */
 	IdList		skip;			/* steps: error to resolved */
 	IdList		cascade;		/* steps: pending to cancelled */
+	IdList		release;		/* steps: in_progress to pending, the attempt given back */
 	IdList		dequeue;		/* steps that need no executor any more */
 	int			n_ready;
 	int			ready_room;

@@ -139,8 +139,9 @@ AddFailure(Batch *batch, int64 step_id, int32 claim, char *error, const char *er
 
 static KeptQuery READ_CLAIMS = {
 	.sql =
-	"SELECT s.workflow_step_id, s.sort_key, s.executor_id"
+	"SELECT s.workflow_step_id, s.sort_key, s.executor_id, coalesce(e.end_reason = '" END_RELEASED "', false)"
 	"  FROM unnest($1) u JOIN tasker.workflow_steps s ON s.workflow_step_id = u"
+	"  LEFT JOIN tasker.executors e ON e.executor_id = s.executor_id"
 	" WHERE s.state = 'in_progress' AND s.executor_id IS NOT NULL",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
@@ -170,8 +171,15 @@ FindLostSteps(Batch *batch)
 	arg = Int64Array(step_ids, n);
 	rows = RunQuery(&READ_CLAIMS, &arg, NULL);
 	for (uint64 row = 0; row < rows; row++)
+	{
+		if (RowBool(row, 4))
+		{
+			AddId(CurrentMemoryContext, &batch->release, RowInt64(row, 1));
+			continue;
+		}
 		AddFailure(batch, RowInt64(row, 1), RowInt32(row, 2),
 				   psprintf("executor " INT64_FORMAT " was lost", RowInt64(row, 3)), "executor_lost", 0);
+	}
 }
 
 void

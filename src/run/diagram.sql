@@ -151,7 +151,7 @@ BEGIN ATOMIC
 			regexp_replace(happened.metadata ->> 'error_message', '[[:cntrl:]\s]+', ' ', 'g'),
 			happened.metadata ->> 'reason',
 			'next attempt after ' || (happened.metadata ->> 'backoff_seconds') || ' s',
-			'by ' || (happened.metadata ->> 'triggered_by')), '')
+			happened.metadata ->> 'triggered_by'), '')
 	FROM (
 		SELECT 'task' AS owner, NULL::bigint AS step_id, NULL::text AS step_name, NULL::integer AS attempt,
 			l.sort_key, l.from_state, l.to_state, l.created_at, l.executor_id, l.metadata
