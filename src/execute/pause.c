@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 #include "pg/catalog.h"
 #include "pg/clock.h"
+#include "pg/position.h"
 #include "pg/query.h"
 #include "pg/wakeup.h"
 #include "storage/lock.h"
@@ -216,13 +217,15 @@ static KeptQuery REBUILD_TIMERS = {
 static KeptQuery RESET_CHECKPOINT = {
 	.sql =
 	"UPDATE tasker.orchestrator_checkpoint"
-	"   SET system_identifier = $1, generation = generation + 1, position = pg_current_snapshot(),"
+	"   SET system_identifier = $1, generation = generation + 1, position = $3::pg_snapshot,"
 	"       reconcile = true, saved_at = $2,"
 	"       (in_flight_steps, in_flight_executors) ="
 	"        (SELECT coalesce(array_agg(workflow_step_id), '{}'), coalesce(array_agg(executor_id), '{}')"
 	"           FROM tasker.workflow_steps WHERE state = 'in_progress' AND executor_id IS NOT NULL)",
-	.nargs = 2,.types = {INT8OID, TIMESTAMPTZOID}
+	.nargs = 3,.types = {INT8OID, TIMESTAMPTZOID, TEXTOID}
 };
+
+static KeptQuery READ_SNAPSHOT = {.sql = "SELECT pg_current_snapshot()::text",.nargs = 0};
 
 void
 EnsureCheckpoint(void)
@@ -240,9 +243,11 @@ EnsureCheckpoint(void)
 static void
 RebuildAccelerators(void)
 {
-	Datum		args[2] = {Int64GetDatum((int64) GetSystemIdentifier()),
+	Datum		args[3] = {Int64GetDatum((int64) GetSystemIdentifier()),
 	TimestampTzGetDatum(TaskerNow())};
 
+	(void) RunPlainQuery(&READ_SNAPSHOT);
+	args[2] = CStringGetTextDatum(PositionOfSnapshot(CurrentMemoryContext, RowText(0, 1)));
 	(void) RunPlainQuery(&EMPTY_QUEUE);
 	(void) RunPlainQuery(&EMPTY_TIMERS);
 	(void) RunPlainQuery(&REBUILD_TIMERS);

@@ -6,17 +6,15 @@
  * Reading the log exactly once.  A position is a pg_snapshot.  New are the
  * rows of transactions that were running at the position or started since;
  * the next position is the snapshot of that same read.  Both logs are read in
- * one statement, since two statements have two snapshots.  A transaction is
- * not in its own snapshot, so its number is added to the position: rows that
- * it writes later are then read again rather than never.
+ * one statement, since two statements have two snapshots.
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "orchestrate/intake.h"
 #include "orchestrate/roster.h"
+#include "pg/position.h"
 #include "pg/query.h"
 #include "rules/state.h"
 #include "run/transition.h"
@@ -46,47 +44,6 @@ static KeptQuery READ_LOG = {
 	" ORDER BY kind, owner_id, sort_key",
 	.nargs = 2,.types = {TEXTOID, INT8OID}
 };
-
-/*
- * The snapshot as the next position: with our own transaction among those
- * still running, if it has a number that the snapshot counts as past.
- */
-static char *
-PositionOfSnapshot(MemoryContext context, const char *snapshot)
-{
-	FullTransactionId own = GetTopFullTransactionIdIfAny();
-	uint64		xmin;
-	uint64		xmax;
-	const char *running = strrchr(snapshot, ':') + 1;
-	StringInfoData position;
-	char	   *rest;
-	bool		placed = false;
-
-	xmin = strtou64(snapshot, &rest, 10);
-	xmax = strtou64(rest + 1, NULL, 10);
-	if (!FullTransactionIdIsValid(own) || U64FromFullTransactionId(own) >= xmax)
-		return MemoryContextStrdup(context, snapshot);
-
-	/* The list is in ascending order. */
-	initStringInfo(&position);
-	appendStringInfo(&position, UINT64_FORMAT ":" UINT64_FORMAT ":",
-					 Min(xmin, U64FromFullTransactionId(own)), xmax);
-	for (const char *c = running; *c != '\0' || !placed;)
-	{
-		uint64		xid = *c != '\0' ? strtou64(c, &rest, 10) : PG_UINT64_MAX;
-
-		if (!placed && xid > U64FromFullTransactionId(own))
-		{
-			appendStringInfo(&position, "%s" UINT64_FORMAT, position.data[position.len - 1] == ':' ? "" : ",",
-							 U64FromFullTransactionId(own));
-			placed = true;
-			continue;
-		}
-		appendStringInfo(&position, "%s" UINT64_FORMAT, position.data[position.len - 1] == ':' ? "" : ",", xid);
-		c = *rest == ',' ? rest + 1 : rest;
-	}
-	return MemoryContextStrdup(context, position.data);
-}
 
 static void
 ApplyStepRow(Orchestrator *o, int64 step_id, TaskerState to_state, bool has_executor, int64 executor_id)

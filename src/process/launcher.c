@@ -42,6 +42,9 @@
 #define FIRST_RETRY_MS 1000
 #define LAST_RETRY_MS 60000
 
+/* Within which an orchestrator that was started has come. */
+#define ATTACH_TIMEOUT_MS 30000
+
 /* How long a utility statement waits for the orchestrator to leave. */
 #define LEAVE_TIMEOUT_MS 5000
 
@@ -120,6 +123,13 @@ RetryDelay(int failures)
 	return failures == 0 ? 0 : Min(LAST_RETRY_MS, FIRST_RETRY_MS << Min(failures - 1, 10));
 }
 
+/* The shorter of two waits, of which -1 is endless. */
+static long
+EarlierWait(long wait, long other)
+{
+	return wait < 0 ? other : Min(wait, other);
+}
+
 /*
  * Starts what is wanted and due.  Returns after how many milliseconds to look
  * again, -1 for not before someone sets the latch.
@@ -137,20 +147,25 @@ StartWanted(void)
 		bool		failed = false;
 
 		LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
+		/* One that was started and never came: it could not even begin. */
+		if (slot->status == DATABASE_STARTED && slot->pid == 0 && slot->start_at <= now)
+		{
+			slot->failures++;
+			slot->status = DATABASE_WANTED;
+		}
+		else if (slot->status == DATABASE_STARTED && slot->pid == 0)
+			wait = EarlierWait(wait, TimestampDifferenceMilliseconds(now, slot->start_at));
 		if (slot->status == DATABASE_WANTED)
 		{
 			if (slot->start_at <= now)
 			{
 				database = slot->database;
 				slot->status = DATABASE_STARTED;
-				slot->start_at = TimestampTzPlusMilliseconds(now, RetryDelay(slot->failures + 1));
+				slot->start_at = TimestampTzPlusMilliseconds(now, ATTACH_TIMEOUT_MS);
+				wait = EarlierWait(wait, ATTACH_TIMEOUT_MS);
 			}
 			else
-			{
-				long		rest = TimestampDifferenceMilliseconds(now, slot->start_at);
-
-				wait = wait < 0 ? rest : Min(wait, rest);
-			}
+				wait = EarlierWait(wait, TimestampDifferenceMilliseconds(now, slot->start_at));
 		}
 		LWLockRelease(Shared->lock);
 		if (!OidIsValid(database))
@@ -172,7 +187,7 @@ StartWanted(void)
 			slot->failures++;
 			slot->status = DATABASE_WANTED;
 			slot->start_at = TimestampTzPlusMilliseconds(now, RetryDelay(slot->failures));
-			wait = wait < 0 ? RetryDelay(slot->failures) : Min(wait, RetryDelay(slot->failures));
+			wait = EarlierWait(wait, RetryDelay(slot->failures));
 		}
 		else
 			memset(slot, 0, sizeof(DatabaseSlot));
@@ -360,10 +375,10 @@ FollowUtility(PlannedStmt *planned, const char *query, bool read_only_tree, Proc
 		(IsA(statement, CreateExtensionStmt) || IsA(statement, AlterDatabaseSetStmt) ||
 		 (IsA(statement, DropStmt) && castNode(DropStmt, statement)->removeType == OBJECT_EXTENSION)))
 		want_at_commit = true;
-	if (OidIsValid(needed))
-		HoldDatabase(needed);
 	PG_TRY();
 	{
+		if (OidIsValid(needed))
+			HoldDatabase(needed);
 		if (previous_utility_hook)
 			previous_utility_hook(planned, query, read_only_tree, context, params, environment,
 								  receiver, completion);

@@ -1,0 +1,18 @@
+/*
+ * position.h
+ *		Positions in the logs: a pg_snapshot, as text.
+ *
+ * A reader at a position has seen what transactions did that were past then.
+ * A transaction is not in its own snapshot: rows that it writes later would
+ * count as seen.  So its number is added to those still running, and its
+ * rows are read again rather than never.
+ */
+#ifndef TASKER_POSITION_H
+#define TASKER_POSITION_H
+
+#include "tasker.h"
+
+/* The position of a snapshot taken by this transaction, allocated in a context. */
+extern char *PositionOfSnapshot(MemoryContext context, const char *snapshot);
+
+#endif							/* TASKER_POSITION_H */
