@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "execute/queue.h"
 #include "miscadmin.h"
 #include "pg/catalog.h"
 #include "pg/guc.h"
@@ -23,6 +24,7 @@ _PG_init(void)
 	InitSettings();
 	InitCatalog();
 	InitQueries();
+	InitQueue();
 	InitWakeup();
 	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)
 	{

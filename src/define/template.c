@@ -193,6 +193,10 @@ FindTemplate(const char *namespace_name, const char *name, const char *version)
 	if (entry != NULL)
 		return entry->template;
 
+	/* What an old snapshot sees must not be remembered beyond it. */
+	if (IsolationUsesXactSnapshot())
+		return ReadTemplate(namespace_name, name, version);
+
 	caller = MemoryContextSwitchTo(cache_context);
 	template = ReadTemplate(namespace_name, name, version);
 	MemoryContextSwitchTo(caller);

@@ -30,7 +30,7 @@ static KeptQuery READ_CLAIMED_STEPS = {
 	"           JOIN tasker.named_steps pn ON pn.named_step_id = p.named_step_id"
 	"          WHERE e.to_step_id = s.workflow_step_id), '{}') END,"
 	"       s.executor_id"
-	"  FROM unnest($1) WITH ORDINALITY u(step_id, place)"
+	"  FROM (SELECT * FROM unnest($1) WITH ORDINALITY o(step_id, place) LIMIT cardinality($1)) u"
 	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u.step_id"
 	"  JOIN tasker.tasks t ON t.task_id = s.task_id"
 	"  JOIN tasker.named_tasks nt ON nt.named_task_id = t.named_task_id"

@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "execute/executor.h"
@@ -33,7 +34,18 @@
  */
 #define EXECUTOR_LOCK_CLASS 1001
 
-/* Executors that this session has registered: it must not test its own locks. */
+/*
+ * Executors that this session has registered: it must not test its own locks.
+ * A session lock does not end with a transaction, so what a transaction does
+ * is noted by its nesting level until it commits or is rolled back.
+ */
+typedef struct OwnExecutor
+{
+	int64		executor_id;
+	int			born_at;		/* level of the transaction that registers it; 0: committed */
+	int			ended_at;		/* level of the transaction that unregisters it; 0: none */
+} OwnExecutor;
+
 static List *own_executors = NIL;
 
 /* ---------- liveness ---------- */
@@ -55,7 +67,7 @@ IsOwnExecutor(int64 executor_id)
 
 	foreach(cell, own_executors)
 	{
-		if (*(int64 *) lfirst(cell) == executor_id)
+		if (((OwnExecutor *) lfirst(cell))->executor_id == executor_id)
 			return true;
 	}
 	return false;
@@ -83,37 +95,85 @@ ReportSessionEnd(int code, Datum arg)
 		WakeOrchestratorNow(true);
 }
 
+/* Follows the transaction of a level: its executors go up one level, or are as before. */
+static void
+FollowOwnExecutors(int level, bool commit)
+{
+	ListCell   *cell;
+
+	foreach(cell, own_executors)
+	{
+		OwnExecutor *own = lfirst(cell);
+		bool		release = false;
+
+		if (own->born_at >= level)
+		{
+			release = !commit;
+			own->born_at = level - 1;
+		}
+		if (own->ended_at >= level)
+		{
+			release |= commit && level == 1;
+			own->ended_at = commit ? level - 1 : 0;
+		}
+		if (release)
+		{
+			LOCKTAG		tag = ExecutorLockTag(own->executor_id);
+
+			own_executors = foreach_delete_current(own_executors, cell);
+			pfree(own);
+			LockRelease(&tag, ExclusiveLock, true);
+		}
+	}
+}
+
+static void
+FollowTransaction(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		FollowOwnExecutors(1, event != XACT_EVENT_ABORT);
+}
+
+static void
+FollowSubtransaction(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_COMMIT_SUB || event == SUBXACT_EVENT_ABORT_SUB)
+		FollowOwnExecutors(GetCurrentTransactionNestLevel(), event == SUBXACT_EVENT_COMMIT_SUB);
+}
+
 static void
 BindToSession(int64 executor_id)
 {
 	static bool exit_hooked = false;
 	LOCKTAG		tag = ExecutorLockTag(executor_id);
 	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
-	int64	   *own = palloc(sizeof(int64));
+	OwnExecutor *own = palloc0(sizeof(OwnExecutor));
 
-	*own = executor_id;
+	own->executor_id = executor_id;
+	own->born_at = GetCurrentTransactionNestLevel();
 	own_executors = lappend(own_executors, own);
 	MemoryContextSwitchTo(caller);
 	(void) LockAcquire(&tag, ExclusiveLock, true, false);
 	if (!exit_hooked)
+	{
 		on_shmem_exit(ReportSessionEnd, (Datum) 0);
+		RegisterXactCallback(FollowTransaction, NULL);
+		RegisterSubXactCallback(FollowSubtransaction, NULL);
+	}
 	exit_hooked = true;
 }
 
 static void
 ReleaseFromSession(int64 executor_id)
 {
-	LOCKTAG		tag = ExecutorLockTag(executor_id);
 	ListCell   *cell;
 
 	foreach(cell, own_executors)
 	{
-		if (*(int64 *) lfirst(cell) == executor_id)
-		{
-			own_executors = foreach_delete_current(own_executors, cell);
-			LockRelease(&tag, ExclusiveLock, true);
-			return;
-		}
+		OwnExecutor *own = lfirst(cell);
+
+		if (own->executor_id == executor_id && own->ended_at == 0)
+			own->ended_at = GetCurrentTransactionNestLevel();
 	}
 }
 
@@ -148,7 +208,7 @@ static KeptQuery READ_LIVE_EXECUTORS = {
 static KeptQuery END_EXECUTORS = {
 	.sql =
 	"UPDATE tasker.executors e SET ended_at = $2, end_reason = $3"
-	"  FROM unnest($1) u WHERE e.executor_id = u AND e.ended_at IS NULL"
+	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch WHERE e.executor_id = u AND e.ended_at IS NULL"
 	" RETURNING e.executor_id",
 	.nargs = 3,.types = {INT8ARRAYOID, TIMESTAMPTZOID, TEXTOID}
 };

@@ -9,6 +9,7 @@
 
 #include <math.h>
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "execute/outcome.h"
@@ -32,7 +33,7 @@ static KeptQuery READ_RETRY_POLICIES = {
 	"SELECT s.attempts, s.retry_limit, s.retryable,"
 	"       coalesce(ts.backoff_base_seconds, -1), coalesce(ts.backoff_cap_seconds, -1),"
 	"       coalesce(ts.backoff_jitter, -1)"
-	"  FROM unnest($1) WITH ORDINALITY u(step_id, place)"
+	"  FROM (SELECT * FROM unnest($1) WITH ORDINALITY o(step_id, place) LIMIT cardinality($1)) u"
 	"  LEFT JOIN (tasker.workflow_steps s"
 	"             JOIN tasker.tasks t ON t.task_id = s.task_id"
 	"             JOIN tasker.named_tasks_named_steps ts"
@@ -249,6 +250,12 @@ WasReportedBefore(const Report *report, int i, bool skip_stale)
 		RefuseUnknown("step", report->step_ids[i]);
 	if (RowBool(0, 4))
 		return true;
+	if (IsolationUsesXactSnapshot() && RowInt32(0, 2) < report->claims[i])
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("claim %d of step " INT64_FORMAT " is younger than the transaction's snapshot",
+						report->claims[i], report->step_ids[i]),
+				 errhint("Try the transaction again.")));
 	if (!skip_stale)
 		RefuseStaleClaim(report, i);
 	return false;

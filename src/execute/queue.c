@@ -9,13 +9,13 @@
  * Dead entries at the front of the index cost about 60 ns each until the
  * oldest snapshot lets them go.  So each session remembers per handler how
  * far it has taken (the low-water mark) and goes on from there; about once a
- * second, and only when nothing is found beyond the mark, it looks from the
- * start again.
+ * second, and after a rollback, it looks from the start again.
  */
 #include "postgres.h"
 
 #include <limits.h>
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "execute/queue.h"
 #include "pg/query.h"
@@ -34,6 +34,7 @@ typedef struct LowWaterMark
 } LowWaterMark;
 
 static HTAB *marks = NULL;
+static bool forget_marks = false;
 
 static KeptQuery ENQUEUE_STEPS = {
 	.sql =
@@ -70,7 +71,7 @@ static KeptQuery DEQUEUE_STEPS = {
 	" SELECT (SELECT q.ctid FROM tasker.work_queue q"
 	"          WHERE q.handler_id = s.handler_id AND q.rank = s.rank"
 	"            AND q.workflow_step_id = s.workflow_step_id)"
-	"   FROM unnest($1) u JOIN tasker.workflow_steps s ON s.workflow_step_id = u))",
+	"   FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch JOIN tasker.workflow_steps s ON s.workflow_step_id = u))",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 
@@ -113,6 +114,27 @@ EnqueueSteps(const ReadyStep *steps, int n)
 	LowerMarks(steps, n);
 }
 
+/* What a transaction took that is rolled back lies behind the marks. */
+static void
+ForgetMarksAtAbort(XactEvent event, void *arg)
+{
+	forget_marks |= event == XACT_EVENT_ABORT;
+}
+
+static void
+ForgetMarksAtSubtransactionAbort(SubXactEvent event, SubTransactionId mine,
+								 SubTransactionId parent, void *arg)
+{
+	forget_marks |= event == SUBXACT_EVENT_ABORT_SUB;
+}
+
+void
+InitQueue(void)
+{
+	RegisterXactCallback(ForgetMarksAtAbort, NULL);
+	RegisterSubXactCallback(ForgetMarksAtSubtransactionAbort, NULL);
+}
+
 static LowWaterMark *
 MarkOf(int32 handler_id)
 {
@@ -127,7 +149,7 @@ MarkOf(int32 handler_id)
 	{
 		mark->rank = PG_INT16_MIN;
 		mark->step_id = 0;
-		mark->rescanned_at = 0;
+		mark->rescanned_at = GetCurrentTimestamp();
 	}
 	return mark;
 }
@@ -209,9 +231,14 @@ TakeSteps(const int32 *handler_ids, int n_handlers, int max, int *taken)
 	*taken = 0;
 	if (n_handlers == 0 || max <= 0)
 		return steps;
+	if (forget_marks && marks != NULL)
+	{
+		hash_destroy(marks);
+		marks = NULL;
+	}
+	forget_marks = false;
+	(void) ResetMarks(handler_ids, n_handlers);
 	*taken = TakeBeyondMarks(handler_ids, n_handlers, max, steps);
-	if (*taken < max && ResetMarks(handler_ids, n_handlers))
-		*taken += TakeBeyondMarks(handler_ids, n_handlers, max - *taken, steps + *taken);
 	return steps;
 }
 

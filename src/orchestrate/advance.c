@@ -151,10 +151,19 @@ MoveFailures(Batch *batch)
 	batch->transitions += moved;
 }
 
+/* Whoever held a step meanwhile may have begun another backoff. */
+static KeptQuery LOCK_DUE_STEPS = {
+	.sql =
+	"SELECT s.workflow_step_id FROM tasker.workflow_steps s"
+	" WHERE s.workflow_step_id = ANY ($1) AND s.state = 'error' AND s.next_retry_at <= $2"
+	" ORDER BY s.workflow_step_id FOR NO KEY UPDATE",
+	.nargs = 2,.types = {INT8ARRAYOID, TIMESTAMPTZOID}
+};
+
 static KeptQuery READ_PROMOTED = {
 	.sql =
 	"SELECT s.workflow_step_id, s.handler_id, s.rank::integer, t.named_task_id"
-	"  FROM unnest($1) u"
+	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
 	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u AND s.state = 'pending'"
 	"  JOIN tasker.tasks t ON t.task_id = s.task_id",
 	.nargs = 1,.types = {INT8ARRAYOID}
@@ -166,16 +175,20 @@ PromoteRetries(Batch *batch)
 {
 	int			n;
 	int			moved;
-	StepMoves	moves = {
-		.from = STATE_ERROR,.to = STATE_PENDING,
-		.step_ids = Available(batch, &batch->promote, &LOCK_AVAILABLE_STEPS, WORK_FAILED, &n)
-	};
+	int64	   *step_ids = Available(batch, &batch->promote, &LOCK_AVAILABLE_STEPS, WORK_FAILED, &n);
+	StepMoves	moves = {.from = STATE_ERROR,.to = STATE_PENDING,.step_ids = step_ids};
+	Datum		due[2] = {Int64Array(step_ids, n), TimestampTzGetDatum(batch->now)};
 	Datum		arg;
 	uint64		rows;
 
-	moves.n = n;
 	if (n == 0)
 		return;
+	n = (int) RunQuery(&LOCK_DUE_STEPS, due, NULL);
+	if (n == 0)
+		return;
+	for (int i = 0; i < n; i++)
+		step_ids[i] = RowInt64(i, 1);
+	moves.n = n;
 	moves.metadata_of_all = JsonbOfText("{\"triggered_by\": \"backoff over\"}");
 	(void) MoveSteps(&moves, &moved);
 	batch->transitions += moved;

@@ -19,7 +19,7 @@
 static KeptQuery READ_CHILDREN = {
 	.sql =
 	"SELECT s.workflow_step_id, s.task_id, e.to_step_id"
-	"  FROM unnest($1) u"
+	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
 	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u"
 	"  LEFT JOIN tasker.workflow_step_edges e ON e.from_step_id = s.workflow_step_id AND NOT s.is_leaf",
 	.nargs = 1,.types = {INT8ARRAYOID}
@@ -31,7 +31,7 @@ static KeptQuery READ_CANDIDATES = {
 	"SELECT c.workflow_step_id, c.task_id, c.handler_id, c.rank::integer, t.state::text, t.named_task_id,"
 	"       p.workflow_step_id, p.state = 'in_progress' OR (p.state = 'error' AND p.next_retry_at IS NOT NULL),"
 	"       c.state::text"
-	"  FROM unnest($1) u"
+	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
 	"  JOIN tasker.workflow_steps c ON c.workflow_step_id = u"
 	"  JOIN tasker.tasks t ON t.task_id = c.task_id"
 	"  LEFT JOIN LATERAL ("
@@ -46,7 +46,7 @@ static KeptQuery READ_CANDIDATES = {
 static KeptQuery READ_ROOTS = {
 	.sql =
 	"SELECT t.task_id, s.workflow_step_id, t.state = 'pending'"
-	"  FROM unnest($1) u"
+	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
 	"  JOIN tasker.tasks t ON t.task_id = u AND t.state IN ('pending', 'in_progress')"
 	"  LEFT JOIN tasker.workflow_steps s ON s.task_id = t.task_id AND s.is_root AND s.state = 'pending'"
 	" ORDER BY t.task_id",
@@ -57,7 +57,7 @@ static KeptQuery READ_FAILED = {
 	.sql =
 	"SELECT s.workflow_step_id, s.task_id, s.sort_key, s.next_retry_at, s.skippable, s.handler_id,"
 	"       s.rank::integer, t.named_task_id"
-	"  FROM unnest($1) u"
+	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
 	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u AND s.state = 'error'"
 	"  JOIN tasker.tasks t ON t.task_id = s.task_id AND t.state IN ('pending', 'in_progress')",
 	.nargs = 1,.types = {INT8ARRAYOID}
@@ -66,7 +66,7 @@ static KeptQuery READ_FAILED = {
 static KeptQuery READ_CANCELLED = {
 	.sql =
 	"SELECT s.task_id, c.workflow_step_id"
-	"  FROM unnest($1) u"
+	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
 	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u AND s.state = 'cancelled'"
 	"  JOIN tasker.tasks t ON t.task_id = s.task_id AND t.state <> 'cancelled'"
 	"  LEFT JOIN (tasker.workflow_step_edges e"

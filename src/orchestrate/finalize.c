@@ -20,7 +20,7 @@
 static KeptQuery READ_TASK_PROGRESS = {
 	.sql =
 	"SELECT t.task_id, t.state::text, p.unfinished, p.moving"
-	"  FROM unnest($1) u"
+	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
 	"  JOIN tasker.tasks t ON t.task_id = u"
 	" CROSS JOIN LATERAL ("
 	"  SELECT max(s.workflow_step_id) FILTER (WHERE s.state NOT IN ('complete', 'resolved_manually')) AS unfinished,"
@@ -38,7 +38,7 @@ static KeptQuery FIND_READY_STEPS = {
 	"                               JOIN tasker.workflow_steps p ON p.workflow_step_id = e.from_step_id"
 	"                              WHERE e.to_step_id = s.workflow_step_id"
 	"                                AND p.state NOT IN ('complete', 'resolved_manually')))"
-	"  FROM unnest($1) u",
+	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 

@@ -140,7 +140,7 @@ AddFailure(Batch *batch, int64 step_id, int32 claim, char *error, const char *er
 static KeptQuery READ_CLAIMS = {
 	.sql =
 	"SELECT s.workflow_step_id, s.sort_key, s.executor_id, coalesce(e.end_reason = '" END_RELEASED "', false)"
-	"  FROM unnest($1) u JOIN tasker.workflow_steps s ON s.workflow_step_id = u"
+	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch JOIN tasker.workflow_steps s ON s.workflow_step_id = u"
 	"  LEFT JOIN tasker.executors e ON e.executor_id = s.executor_id"
 	" WHERE s.state = 'in_progress' AND s.executor_id IS NOT NULL",
 	.nargs = 1,.types = {INT8ARRAYOID}

@@ -10,6 +10,7 @@
 
 #include <limits.h>
 
+#include "miscadmin.h"
 #include "pg/guc.h"
 #include "utils/guc.h"
 
@@ -62,20 +63,24 @@ InitSettings(void)
 							"For executors that do not ask for another lease at their registration.",
 							&tasker_lease, 30000, 100, INT_MAX,
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
-	DefineCustomIntVariable("tasker.max_databases",
-							"How many databases of the server can have an orchestrator.",
-							NULL,
-							&tasker_max_databases, 64, 1, 10000,
-							PGC_POSTMASTER, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("tasker.max_executors",
-							"How many detached executors can be alive at once on the server.",
-							NULL,
-							&tasker_max_executors, 1024, 1, 1000000,
-							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("tasker.orchestrator",
 							 "Whether a background worker orchestrates.",
 							 "Off for a database (ALTER DATABASE ... SET): nothing happens there but what tasker.orchestrate() does.",
 							 &tasker_orchestrator, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
+	/* Sizes of shared memory: a session that loads the library by itself has none. */
+	if (process_shared_preload_libraries_in_progress)
+	{
+		DefineCustomIntVariable("tasker.max_databases",
+								"How many databases of the server can have an orchestrator.",
+								NULL,
+								&tasker_max_databases, 64, 1, 10000,
+								PGC_POSTMASTER, 0, NULL, NULL, NULL);
+		DefineCustomIntVariable("tasker.max_executors",
+								"How many detached executors can be alive at once on the server.",
+								NULL,
+								&tasker_max_executors, 1024, 1, 1000000,
+								PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	}
 	MarkGUCPrefixReserved("tasker");
 }

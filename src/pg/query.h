@@ -7,7 +7,10 @@
  * the extension, with a search_path that only knows pg_catalog, and with the
  * planner held to index scans and nested loops: our tables are small or
  * probed by key, and their statistics are misleading (the work queue is empty
- * whenever anyone looks).
+ * whenever anyone looks).  Arrays of a batch are joined as
+ * (SELECT unnest($1) LIMIT cardinality($1)): the planner then takes them for
+ * few rows and looks our rows up by key, instead of walking a table that it
+ * believes to be small.
  */
 #ifndef TASKER_QUERY_H
 #define TASKER_QUERY_H

@@ -38,6 +38,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #define FIRST_RETRY_MS 1000
 #define LAST_RETRY_MS 60000
@@ -51,6 +52,13 @@
 static ProcessUtility_hook_type previous_utility_hook = NULL;
 
 /* ---------- the loop ---------- */
+
+/* Templates and closed databases have no orchestrator. */
+static bool
+IsServed(Form_pg_database database)
+{
+	return database->datallowconn && !database->datistemplate;
+}
 
 /* Has every database looked at that can be connected to. */
 static void
@@ -69,7 +77,7 @@ WantAllDatabases(void)
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 		DatabaseSlot *slot;
 
-		if (!database->datallowconn || database->datistemplate)
+		if (!IsServed(database))
 			continue;
 		LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
 		slot = FindDatabaseSlot(database->oid, true);
@@ -86,16 +94,20 @@ WantAllDatabases(void)
 	CommitTransactionCommand();
 }
 
-/* Whether a database is still there. */
+/* Whether a database is still there, and one that is served. */
 static bool
-DatabaseExists(Oid database)
+IsServedDatabase(Oid database)
 {
-	char	   *name;
+	HeapTuple	tuple;
+	bool		served;
 
 	StartTransactionCommand();
-	name = get_database_name(database);
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	served = HeapTupleIsValid(tuple) && IsServed((Form_pg_database) GETSTRUCT(tuple));
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
 	CommitTransactionCommand();
-	return name != NULL;
+	return served;
 }
 
 static bool
@@ -170,7 +182,7 @@ StartWanted(void)
 		LWLockRelease(Shared->lock);
 		if (!OidIsValid(database))
 			continue;
-		if (!DatabaseExists(database))
+		if (!IsServedDatabase(database))
 			failed = false;
 		else if (StartOrchestrator(database))
 			continue;

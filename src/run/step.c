@@ -63,6 +63,28 @@ RetryStepsOfTask(int64 task_id, Datum metadata)
 	MoveStepsOfTask(task_id, lengthof(from), from, &moves);
 }
 
+static KeptQuery READ_TASK_OF_STEP = {
+	.sql = "SELECT task_id FROM tasker.workflow_steps WHERE workflow_step_id = $1",
+	.nargs = 1,.types = {INT8OID}
+};
+
+/* In a task that is over for good a step must not wait for an attempt that never comes. */
+static void
+CheckTaskCanGoOn(int64 step_id, TaskerState to)
+{
+	Datum		arg = Int64GetDatum(step_id);
+	TaskerState state;
+	int64		task_id;
+
+	if (RunQuery(&READ_TASK_OF_STEP, &arg, NULL) == 0)
+		RefuseUnknown("step", step_id);
+	task_id = RowInt64(0, 1);
+	state = LockTask(task_id);
+	if (state == STATE_CANCELLED || state == STATE_RESOLVED_MANUALLY)
+		RefuseTransition(OWNER_STEP, step_id, STATE_ERROR, to,
+						 psprintf("Its task " INT64_FORMAT " is \"%s\".", task_id, StateLabel(state)));
+}
+
 /*
  * What the three operator's functions share.  False if the step is in that
  * state already.
@@ -81,6 +103,8 @@ OperateOnStep(int64 step_id, TaskerState to, const char *reason, Jsonb *results)
 	int			moved;
 
 	OpenQueryScope(&scope);
+	if (to == STATE_PENDING)
+		CheckTaskCanGoOn(step_id, to);
 	step = LockStep(step_id);
 	if (step.state != to)
 	{

@@ -1,0 +1,123 @@
+# A database is dumped in the middle of work and restored into another server:
+# everything is there, nothing moves until an operator says resume(), and then
+# the work goes on to its end.
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use PostgreSQL::Test::Utils;
+use Tasker;
+use Test::More;
+
+my $source = tasker_node('source');
+my $target = tasker_node('target');
+
+# Everything that a dump must carry, with the number of its rows and a digest
+# of them. The checkpoint is compared apart: its row is this server's own.
+my @tables = map { "tasker.$_" } qw(task_namespaces named_tasks dependent_systems named_steps handlers
+  named_tasks_named_steps named_step_edges tasks workflow_steps workflow_step_edges task_transition_log
+  workflow_step_transition_log executors);
+my $digest = join(' UNION ALL ', map { "SELECT '$_', count(*), md5(coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '')) FROM $_ t" } @tables);
+my $sequences = q(SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = 'tasker' ORDER BY 1);
+
+# --- the source: tasks in every state ---------------------------------------
+
+$source->safe_psql('postgres', 'CREATE DATABASE app');
+$source->safe_psql('app', 'CREATE EXTENSION tasker');
+my $session = Tasker::Session->new($source, 'app');
+$session->query(Tasker::template_sql('diamond', 'a; b<-a; c<-a; d<-b,c'));
+$session->query(Tasker::template_sql('flaky', 'a; b<-a', { backoff_base_seconds => 3600, backoff_cap_seconds => 3600 }));
+$session->query(Tasker::template_sql('other', 'a', { handler_class => 'nobody' }));
+diamonds($session, 10);
+my $executor = Tasker::Executor->new($source, 'app', capacity => 20);
+ok($executor->drain, 'ten tasks are done before the dump');
+
+diamonds($session, 3, name => 'other');
+my ($cancelled) = diamonds($session, 1, name => 'other');
+$session->query("SELECT tasker.cancel_task($cancelled, 'not needed')");
+my @flaky = diamonds($session, 2, name => 'flaky');
+my @steps = $executor->expect(2);
+$executor->query("SELECT tasker.fail_step($steps[0]{workflow_step_id}, $steps[0]{claim}, 'out of luck')");
+$executor->query("SELECT tasker.fail_step($steps[1]{workflow_step_id}, $steps[1]{claim}, 'hopeless', NULL, false)");
+ok($session->poll("SELECT string_agg(state::text, ',' ORDER BY state) FROM tasker.tasks WHERE task_id IN ($flaky[0], $flaky[1])",
+	'in_progress,error'), 'a task waits for its retry, another has failed');
+diamonds($session, 8);
+@steps = $executor->expect(8);
+$executor->complete(@steps[0 .. 3]);
+$executor->expect(8);
+is($session->query(q(SELECT count(*) FROM tasker.workflow_steps WHERE state = 'in_progress')), '12', 'steps are in flight');
+# A row that no snapshot position of another server may hide.
+$session->query('BEGIN; SELECT txid_current()');
+my %before = map { $_ => $source->safe_psql('app', $_) } ($digest, $sequences);
+
+# --- dump and restore -----------------------------------------------------------
+
+my $dumps = PostgreSQL::Test::Utils::tempdir();
+my @environment = ('-h', $source->host, '-p', $source->port);
+my @there = ('-h', $target->host, '-p', $target->port);
+$source->command_ok([ 'pg_dump', @environment, '-f', "$dumps/plain.sql", 'app' ], 'pg_dump, plain');
+$source->command_ok([ 'pg_dump', @environment, '-Fc', '-f', "$dumps/custom", 'app' ], 'pg_dump, custom');
+$source->command_ok([ 'pg_dump', @environment, '-Fd', '-j', '2', '-f', "$dumps/directory", 'app' ], 'pg_dump, directory');
+$session->query('ROLLBACK');
+is($source->safe_psql('app', $digest), $before{$digest}, 'the dump has changed nothing');
+
+$target->safe_psql('postgres', "CREATE DATABASE $_") foreach qw(plain custom directory);
+$target->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', @there, '-d', 'plain', '-f', "$dumps/plain.sql" ],
+	'psql restores the plain dump');
+# The orchestrator comes up as soon as the extension is there, which is long
+# before the rows are.
+$target->command_ok([ 'pg_restore', '--exit-on-error', '--section=pre-data', @there, '-d', 'custom', "$dumps/custom" ],
+	'pg_restore restores the extension from the custom dump');
+ok($target->poll_query_until('custom', q(SELECT status = 'running' FROM tasker.orchestrator_status())), 'the orchestrator runs already');
+$target->command_ok([ 'pg_restore', '--exit-on-error', '--section=data', '--section=post-data', @there, '-d', 'custom', "$dumps/custom" ],
+	'pg_restore then restores the rows');
+$target->command_ok([ 'pg_restore', '--exit-on-error', @there, '-d', 'directory', '-j', '2', "$dumps/directory" ],
+	'pg_restore -j restores the directory dump');
+
+foreach my $database (qw(plain custom directory))
+{
+	my $restored = Tasker::Session->new($target, $database);
+
+	ok($restored->poll(q(SELECT status = 'running' FROM tasker.stat_orchestrator)), "$database: an orchestrator runs");
+	is($restored->query(q(SELECT holds_dispatch FROM tasker.stat_orchestrator)), 'restored', "$database: it says that it is restored");
+	is($restored->query($sequences), $before{$sequences}, "$database: the sequences are where they were");
+
+	# An executor comes, which wakes the orchestrator, and gets nothing.
+	my $executor = Tasker::Executor->new($target, $database, capacity => 1000, handlers => 'H,nobody');
+	ok($restored->poll('SELECT batches > 0 FROM tasker.stat_orchestrator'), "$database: the orchestrator has looked");
+	is($executor->query("SELECT count(*) FROM tasker.claim_steps($executor->{id}, 100)"), '0', "$database: nothing can be claimed");
+	is(scalar($executor->hear), 0, "$database: nothing is dispatched");
+	is($restored->query($digest =~ s/FROM tasker\.executors t/FROM (SELECT * FROM tasker.executors WHERE executor_id <> $executor->{id}) t/r),
+		$before{$digest}, "$database: all rows are there, and unchanged");
+	is($restored->query('SELECT * FROM tasker.check()'), '', "$database: check() finds nothing");
+	is($restored->query(q(SELECT count(*) FROM tasker.workflow_step_transitions WHERE most_recent)),
+		$restored->query(q(SELECT count(*) FROM tasker.workflow_steps WHERE sort_key > 0)), "$database: the logs are readable");
+	$executor->quit;
+
+	# The operator adopts it.
+	$restored->query('SELECT tasker.resume()');
+	ok($restored->poll(q(SELECT count(*) FROM tasker.workflow_steps WHERE state = 'in_progress'), '0'),
+		"$database: steps that were in flight are taken from executors of another server");
+	$executor = Tasker::Executor->new($target, $database, capacity => 20, handlers => 'H,nobody');
+	my $begin = $restored->query('SELECT max(task_id) FROM tasker.tasks');
+	my ($new) = diamonds($restored, 1);
+	cmp_ok($new, '>', $begin, "$database: new tasks get new numbers");
+	my $open = q(SELECT string_agg(DISTINCT n.name, ',') FROM tasker.tasks JOIN tasker.named_tasks n USING (named_task_id) WHERE state IN ('pending', 'in_progress'));
+	ok($executor->work(sub { $restored->query($open) eq 'flaky' }), "$database: all tasks end but the one that waits for its retry");
+	is($restored->query(q(SELECT count(*) FROM tasker.timers)), '1', "$database: that one has its timer");
+	is($restored->query(q(SELECT string_agg(state || ' ' || n, ', ' ORDER BY state) FROM (SELECT state, count(*) n FROM tasker.tasks GROUP BY 1) c)),
+		'in_progress 1, complete 22, error 1, cancelled 1', "$database: and all are what they should be");
+	is($restored->query(q(SELECT count(*) FROM tasker.workflow_step_transition_log WHERE to_state = 'error' AND metadata->>'error_class' = 'executor_lost')),
+		'12', "$database: the log says which steps were lost");
+	$restored->query('SELECT tasker.resume()');
+	is($restored->query('SELECT holds_dispatch IS NULL FROM tasker.stat_orchestrator'), 't', "$database: it is this server's own");
+	$executor->quit;
+	$restored->quit;
+}
+
+$executor->quit;
+$session->quit;
+ends_well($source, ['app']);
+ends_well($target, [qw(plain custom directory)]);
+
+done_testing();
