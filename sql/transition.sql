@@ -67,7 +67,7 @@ BEGIN
 		said := SQLSTATE;
 	END;
 	EXECUTE format('SELECT tasker.%s_state($1)', owner) INTO shown USING id;
-	IF shown <> CASE WHEN said IN ('TK002', 'not_allowed') THEN origin ELSE target END OR EXISTS (SELECT FROM tasker.check()) THEN
+	IF shown <> (CASE WHEN said IN ('TK002', 'not_allowed') THEN origin ELSE target END) OR EXISTS (SELECT FROM tasker.check()) THEN
 		said := said || ', but it is ' || shown;
 	END IF;
 	RAISE EXCEPTION USING ERRCODE = 'XX999';

@@ -68,13 +68,13 @@ static KeptQuery FIND_STEPS_OF_EXECUTOR = {
 MovedStep *
 ClaimSteps(const int64 *step_ids, const int64 *executors, int n, int *claimed)
 {
+	TimestampTz now = TaskerNow();
 	StepMoves	moves = {
-		.from = STATE_PENDING,.to = STATE_IN_PROGRESS,.n = n,
+		.from = STATE_PENDING,.to = STATE_IN_PROGRESS,.n = n,.at = now,
 		.step_ids = step_ids,.executors = executors,.by_executor = true,.attempt_change = 1
 	};
 	MovedStep  *steps = MoveSteps(&moves, claimed);
 	Timer	   *timers = palloc(sizeof(Timer) * Max(*claimed, 1));
-	TimestampTz now = TaskerNow();
 	int			timed = 0;
 
 	for (int i = 0; i < *claimed; i++)
@@ -145,6 +145,7 @@ tasker_claim_steps(PG_FUNCTION_ARGS)
 	ReadyStep  *ready;
 	int			taken = 0;
 	int			claimed = 0;
+	int			claimed_now;
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	if (PG_ARGISNULL(0))
@@ -160,8 +161,8 @@ tasker_claim_steps(PG_FUNCTION_ARGS)
 	handlers = HandlersOfExecutor(executor_id, true, &n_handlers);
 	if (!DispatchIsPaused())
 	{
-		ready = TakeSteps(handlers, n_handlers, max, &taken);
-		if (taken > 0)
+		/* Some of what waits may have been settled meanwhile: then there is room for more. */
+		while (claimed < max && (ready = TakeSteps(handlers, n_handlers, max - claimed, &taken), taken > 0))
 		{
 			int64	   *step_ids = palloc(sizeof(int64) * taken);
 			int64	   *executors = palloc(sizeof(int64) * taken);
@@ -173,15 +174,16 @@ tasker_claim_steps(PG_FUNCTION_ARGS)
 				executors[i] = executor_id;
 			}
 			qsort(step_ids, taken, sizeof(int64), CompareIds);
-			steps = ClaimSteps(step_ids, executors, taken, &claimed);
-			for (int i = 0; i < claimed; i++)
+			steps = ClaimSteps(step_ids, executors, taken, &claimed_now);
+			for (int i = 0; i < claimed_now; i++)
 				step_ids[i] = steps[i].step_id;
-			ReturnClaimedSteps(fcinfo, ReadClaimedSteps(step_ids, claimed));
+			ReturnClaimedSteps(fcinfo, ReadClaimedSteps(step_ids, claimed_now));
+			claimed += claimed_now;
 		}
 	}
 	CloseQueryScope(&scope);
 	(void) RecordHeartbeat(executor_id, TaskerNow(), false);
-	if (taken == 0)
+	if (claimed == 0)
 		NoticeNothingHappens();
 	return (Datum) 0;
 }

@@ -42,6 +42,7 @@
 typedef struct OwnExecutor
 {
 	int64		executor_id;
+	bool		detached;		/* only until its registration is committed */
 	int			born_at;		/* level of the transaction that registers it; 0: committed */
 	int			ended_at;		/* level of the transaction that unregisters it; 0: none */
 } OwnExecutor;
@@ -67,7 +68,9 @@ IsOwnExecutor(int64 executor_id)
 
 	foreach(cell, own_executors)
 	{
-		if (((OwnExecutor *) lfirst(cell))->executor_id == executor_id)
+		OwnExecutor *own = lfirst(cell);
+
+		if (own->executor_id == executor_id && !own->detached)
 			return true;
 	}
 	return false;
@@ -104,11 +107,13 @@ FollowOwnExecutors(int level, bool commit)
 	foreach(cell, own_executors)
 	{
 		OwnExecutor *own = lfirst(cell);
-		bool		release = false;
+		bool		release = own->detached && commit && level == 1;
 
 		if (own->born_at >= level)
 		{
-			release = !commit;
+			release |= !commit;
+			if (own->detached && !commit)
+				ForgetHeartbeat(own->executor_id);
 			own->born_at = level - 1;
 		}
 		if (own->ended_at >= level)
@@ -119,10 +124,12 @@ FollowOwnExecutors(int level, bool commit)
 		if (release)
 		{
 			LOCKTAG		tag = ExecutorLockTag(own->executor_id);
+			bool		detached = own->detached;
 
 			own_executors = foreach_delete_current(own_executors, cell);
 			pfree(own);
-			LockRelease(&tag, ExclusiveLock, true);
+			if (!detached)
+				LockRelease(&tag, ExclusiveLock, true);
 		}
 	}
 }
@@ -141,8 +148,9 @@ FollowSubtransaction(SubXactEvent event, SubTransactionId mine, SubTransactionId
 		FollowOwnExecutors(GetCurrentTransactionNestLevel(), event == SUBXACT_EVENT_COMMIT_SUB);
 }
 
+/* Follows the registration's transaction; a session-bound executor lives as long as its lock. */
 static void
-BindToSession(int64 executor_id)
+BindToSession(int64 executor_id, bool detached)
 {
 	static bool exit_hooked = false;
 	LOCKTAG		tag = ExecutorLockTag(executor_id);
@@ -150,10 +158,12 @@ BindToSession(int64 executor_id)
 	OwnExecutor *own = palloc0(sizeof(OwnExecutor));
 
 	own->executor_id = executor_id;
+	own->detached = detached;
 	own->born_at = GetCurrentTransactionNestLevel();
 	own_executors = lappend(own_executors, own);
 	MemoryContextSwitchTo(caller);
-	(void) LockAcquire(&tag, ExclusiveLock, true, false);
+	if (!detached)
+		(void) LockAcquire(&tag, ExclusiveLock, true, false);
 	if (!exit_hooked)
 	{
 		on_shmem_exit(ReportSessionEnd, (Datum) 0);
@@ -320,6 +330,25 @@ typedef struct Registration
 } Registration;
 
 static void
+CheckHandlerNames(ArrayType *handlers)
+{
+	Datum	   *names;
+	int			n;
+
+	deconstruct_array(handlers, TEXTOID, -1, false, TYPALIGN_INT, &names, NULL, &n);
+	for (int i = 0; i < n; i++)
+	{
+		text	   *name = DatumGetTextPP(names[i]);
+		int			length = pg_mbstrlen_with_len(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+
+		if (length < 1 || length > 256)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("the name of a handler must have 1 to 256 characters, not %d", length)));
+	}
+}
+
+static void
 CheckRegistration(const Registration *registration)
 {
 	int			name_length = pg_mbstrlen_with_len(VARDATA_ANY(registration->name),
@@ -339,6 +368,7 @@ CheckRegistration(const Registration *registration)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the handlers of an executor must be a list of names without null"),
 				 errhint("Name at least one handler_class that it can run.")));
+	CheckHandlerNames(registration->handlers);
 	if (registration->lease->month != 0 ||
 		registration->lease->time + registration->lease->day * USECS_PER_DAY < 100000)
 		ereport(ERROR,
@@ -382,9 +412,8 @@ RegisterExecutor(const Registration *registration, const char *channel)
 	(void) RunQuery(&INSERT_EXECUTOR, args, NULL);
 	executor_id = RowInt64(0, 1);
 	CloseQueryScope(&scope);
-	if (!registration->detached)
-		BindToSession(executor_id);
-	else if (Shared != NULL && !RecordHeartbeat(executor_id, now, true))
+	BindToSession(executor_id, registration->detached);
+	if (registration->detached && Shared != NULL && !RecordHeartbeat(executor_id, now, true))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("there is no room for another detached executor"),

@@ -140,7 +140,7 @@ FailSteps(const StepFailure *failures, int n, bool by_executor, int64 of_executo
 	TimestampTz now = TaskerNow();
 	Datum		arg;
 	StepMoves	moves = {
-		.from = STATE_IN_PROGRESS,.to = STATE_ERROR,.n = n,
+		.from = STATE_IN_PROGRESS,.to = STATE_ERROR,.at = now,.n = n,
 		.step_ids = step_ids,.sort_keys = claims,.of_executor = of_executor,
 		.by_executor = by_executor,.results = results,.metadata = metadata,
 		.retry_at = retry_at,.no_retry = no_retry,.backoff_seconds = backoff,.permanent = permanent
@@ -361,7 +361,7 @@ ArrayArgument(FunctionCallInfo fcinfo, int number, const char *name, Oid type, b
 	if (*n >= 0 && found != *n)
 		ereport(ERROR,
 				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				 errmsg("%s has %d elements, but there are %d steps", name, found, *n)));
+				 errmsg("%s has %d elements instead of %d, one for each step", name, found, *n)));
 	*n = found;
 	return values;
 }
@@ -514,7 +514,7 @@ tasker_fail_steps(PG_FUNCTION_ARGS)
 				.retryable = !retryable || no_retryable[from] || DatumGetBool(retryable[from]),
 				.retry_after = after && !no_after[from] ? DatumGetInt32(after[from]) : RETRY_BY_BACKOFF,
 		};
-		if (report.failures[i].retry_after != RETRY_BY_BACKOFF)
+		if (after && !no_after[from])
 			CheckRetryAfter(report.failures[i].retry_after);
 	}
 	return MakeReportOfMany(fcinfo, &report, 7);

@@ -89,6 +89,7 @@ struct Orchestrator
 	HTAB	   *handlers;
 	TimestampTz executors_good_until;
 	TimestampTz timers_taken_until;
+	bool		moved;			/* something was moved since the log was read */
 	bool		dirty;			/* more was read than the checkpoint knows */
 	TimestampTz saved_at;		/* by the real clock */
 };

@@ -50,14 +50,18 @@ WakeTime(Batch *batch)
 }
 
 BatchReport
-RunBatch(Orchestrator *o, int batch_size, bool save)
+RunBatch(Orchestrator *o, int batch_size, bool in_session)
 {
 	Batch		batch = {.o = o,.now = TaskerNow(),.batch_size = batch_size,.report.wake_at = DT_NOEND};
 
 	o->last.n = 0;
 
 	RefreshPauses();
-	ReadLog(&batch);
+	if (!in_session || !HasWork(o))
+	{
+		o->moved = false;
+		ReadLog(&batch);
+	}
 	if (o->reconcile)
 	{
 		LookAtOpenTasks(o);
@@ -78,8 +82,9 @@ RunBatch(Orchestrator *o, int batch_size, bool save)
 	Dispatch(&batch);
 
 	batch.report.transitions = batch.transitions;
-	batch.report.more |= HasWork(o) || batch.transitions > 0;
-	if (!HasWork(o) && o->postponed_until == 0 && (save || (o->dirty && CheckpointIsDue(o))))
+	o->moved |= batch.transitions > 0;
+	batch.report.more |= HasWork(o) || o->moved;
+	if (!HasWork(o) && o->postponed_until == 0 && (in_session || (o->dirty && CheckpointIsDue(o))))
 		SaveCheckpoint(o);
 	if (!batch.report.more)
 		batch.report.wake_at = WakeTime(&batch);

@@ -17,6 +17,8 @@
 #include "jit/jit.h"
 #include "miscadmin.h"
 #include "optimizer/cost.h"
+#include "optimizer/paths.h"
+#include "optimizer/planmain.h"
 #include "pg/catalog.h"
 #include "pg/query.h"
 #include "utils/array.h"
@@ -34,6 +36,7 @@ typedef struct PlannerSettings
 	bool		memoize;
 	bool		hashagg;
 	bool		jit;
+	int			join_collapse_limit;
 } PlannerSettings;
 
 static PlannerSettings saved_settings;
@@ -54,11 +57,13 @@ PinPlanner(void)
 		.memoize = enable_memoize,
 		.hashagg = enable_hashagg,
 		.jit = jit_enabled,
+		.join_collapse_limit = join_collapse_limit,
 	};
 	enable_seqscan = enable_bitmapscan = false;
 	enable_hashjoin = enable_mergejoin = false;
 	enable_material = enable_memoize = enable_hashagg = false;
 	jit_enabled = false;
+	join_collapse_limit = 1;	/* joins are written in the order to run them */
 	settings_pinned = true;
 	pinned_at_level = GetCurrentTransactionNestLevel();
 }
@@ -76,6 +81,7 @@ UnpinPlanner(void)
 	enable_memoize = saved_settings.memoize;
 	enable_hashagg = saved_settings.hashagg;
 	jit_enabled = saved_settings.jit;
+	join_collapse_limit = saved_settings.join_collapse_limit;
 	settings_pinned = false;
 }
 

@@ -111,7 +111,9 @@ OperateOnStep(int64 step_id, TaskerState to, const char *reason, Jsonb *results)
 		/* A step in progress is given back by its executor, not taken away as a retry. */
 		if (!IsLegalTransition(OWNER_STEP, step.state, to) ||
 			(step.state == STATE_IN_PROGRESS && to == STATE_PENDING))
-			RefuseTransition(OWNER_STEP, step_id, step.state, to, NULL);
+			RefuseTransition(OWNER_STEP, step_id, step.state, to,
+							 step.state == STATE_IN_PROGRESS && to == STATE_PENDING ?
+							 "Its executor has it: release or cancel it." : NULL);
 		moves.from = step.state;
 		moves.metadata_of_all = ReasonMetadata(reason);
 		(void) MoveSteps(&moves, &moved);

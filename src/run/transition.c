@@ -140,7 +140,7 @@ MoveSteps(const StepMoves *moves, int *moved)
 	SET_ARG(2, true, CStringGetTextDatum(StateLabel(moves->to)));
 	SET_ARG(3, true, QueryCallerName());
 	SET_ARG(4, true, Int32GetDatum(moves->attempt_change));
-	SET_ARG(5, true, TimestampTzGetDatum(TaskerNow()));
+	SET_ARG(5, true, TimestampTzGetDatum(moves->at != 0 ? moves->at : TaskerNow()));
 	SET_ARG(6, true, BoolGetDatum(moves->by_executor));
 	SET_ARG(7, moves->metadata_of_all != 0, moves->metadata_of_all);
 	SET_ARG(8, true, Int64Array(moves->step_ids, n));

@@ -22,6 +22,7 @@ typedef struct StepMoves
 {
 	TaskerState from;
 	TaskerState to;
+	TimestampTz at;				/* when; 0: now */
 	int			n;
 	const int64 *step_ids;
 	const int32 *sort_keys;		/* move only from this transition */
