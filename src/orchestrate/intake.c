@@ -25,10 +25,11 @@
 
 static KeptQuery READ_LOG = {
 	.sql =
-	"SELECT 'p' AS kind, 0::bigint AS owner_id, 0 AS sort_key, NULL AS to_state, c.generation AS executor_id,"
+	"SELECT 'p' AS kind, 0::bigint AS owner_id, 0 AS sort_key, NULL AS to_state,"
+	"       coalesce(c.generation, 0) AS executor_id,"
 	"       pg_current_snapshot()::text AS position,"
-	"       c.paused_at IS NOT NULL OR c.system_identifier <> $2 AS paused"
-	"  FROM tasker.orchestrator_checkpoint c"
+	"       coalesce(c.paused_at IS NOT NULL OR c.system_identifier <> $2, false) AS paused"
+	"  FROM (SELECT) one LEFT JOIN tasker.orchestrator_checkpoint c ON true"
 	" UNION ALL "
 	"SELECT 't', task_id, sort_key, to_state::text, NULL, NULL, NULL FROM tasker.task_transition_log"
 	" WHERE xact_id >= pg_snapshot_xmax($1::pg_snapshot) AND to_state = 'pending'"
@@ -84,7 +85,7 @@ ReadLog(Batch *batch)
 	uint64		rows;
 	char	   *position = NULL;
 
-	if (o->generation == 0)
+	if (o->position == NULL)
 		ReadCheckpoint(o);
 	args[1] = Int64GetDatum((int64) GetSystemIdentifier());
 	for (;;)

@@ -325,15 +325,16 @@ ReadCheckpoint(Orchestrator *o)
 		.context = context,.avoid_locked_rows = avoid_locked_rows
 	};
 	MakeMemory(o);
+	o->saved_at = GetCurrentTimestamp();
 	if (RunPlainQuery(&READ_CHECKPOINT) == 0)
 	{
-		EnsureCheckpoint();
-		(void) RunPlainQuery(&READ_CHECKPOINT);
+		/* The row is made when there is something to save, so that a restore finds none. */
+		o->position = MemoryContextStrdup(context, "3:3:");
+		return;
 	}
 	o->generation = RowInt64(0, 1);
 	o->position = MemoryContextStrdup(context, RowText(0, 2));
 	o->reconcile = RowBool(0, 3);
-	o->saved_at = GetCurrentTimestamp();
 	steps = DatumGetArrayTypeP(RowDatum(0, 4, NULL));
 	executors = DatumGetArrayTypeP(RowDatum(0, 5, NULL));
 	for (int i = 0; i < ArrayGetNItems(ARR_NDIM(steps), ARR_DIMS(steps)); i++)
@@ -357,6 +358,8 @@ SaveCheckpoint(Orchestrator *o)
 		steps[i] = flight->step_id;
 		executors[i++] = flight->executor_id;
 	}
+	if (o->generation == 0)
+		EnsureCheckpoint();
 	args[0] = CStringGetTextDatum(o->position);
 	args[1] = Int64Array(steps, i);
 	args[2] = Int64Array(executors, i);

@@ -71,8 +71,8 @@ struct Orchestrator
 {
 	MemoryContext context;		/* of everything here */
 	MemoryContext executor_context; /* of the executors and handlers */
-	int64		generation;		/* of the checkpoint this comes from; 0: not read yet */
-	char	   *position;		/* a pg_snapshot as text */
+	int64		generation;		/* of the checkpoint this comes from; 0: there was none */
+	char	   *position;		/* a pg_snapshot as text; NULL: not read yet */
 	bool		reconcile;
 	bool		paused;
 	IdList		work[WORK_KINDS];
