@@ -66,13 +66,8 @@ static KeptQuery READ_TEMPLATE_STEPS = {
 
 static KeptQuery READ_TEMPLATE_EDGES = {
 	.sql =
-	"SELECT f.position, t.position"
-	"  FROM tasker.named_step_edges e"
-	"  JOIN tasker.named_tasks_named_steps f"
-	"    ON f.named_task_id = e.named_task_id AND f.named_step_id = e.from_named_step_id"
-	"  JOIN tasker.named_tasks_named_steps t"
-	"    ON t.named_task_id = e.named_task_id AND t.named_step_id = e.to_named_step_id"
-	" WHERE e.named_task_id = $1",
+	"SELECT from_named_step_id, to_named_step_id"
+	"  FROM tasker.named_step_edges WHERE named_task_id = $1",
 	.nargs = 1,.types = {INT4OID}
 };
 
@@ -96,9 +91,17 @@ RefreshTemplates(void)
 	cache_generation = generation;
 }
 
+typedef struct StepPosition
+{
+	int32		named_step_id;
+	int			position;
+} StepPosition;
+
 static void
 ReadSteps(Template *template)
 {
+	HASHCTL		control = {.keysize = sizeof(int32),.entrysize = sizeof(StepPosition),.hcxt = CurrentMemoryContext};
+	HTAB	   *positions;
 	Datum		id = Int32GetDatum(template->named_task_id);
 
 	template->step_count = (int) RunQuery(&READ_TEMPLATE_STEPS, &id, NULL);
@@ -119,17 +122,31 @@ ReadSteps(Template *template)
 			.name = RowText(i, 8),
 		};
 	}
+	/* Positions are found here: a join can be planned to read all steps for each edge. */
+	positions = hash_create("positions of steps", template->step_count, &control,
+							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	for (int i = 0; i < template->step_count; i++)
+	{
+		StepPosition *entry = hash_search(positions, &template->steps[i].named_step_id, HASH_ENTER, NULL);
+
+		entry->position = i;
+	}
 	template->edge_count = (int) RunQuery(&READ_TEMPLATE_EDGES, &id, NULL);
 	template->edges = palloc(sizeof(GraphEdge) * Max(template->edge_count, 1));
 	for (int e = 0; e < template->edge_count; e++)
 	{
+		int32		from = RowInt32(e, 1);
+		int32		to = RowInt32(e, 2);
+
 		template->edges[e] = (GraphEdge)
 		{
-			.from = RowInt32(e, 1),.to = RowInt32(e, 2)
+			.from = ((StepPosition *) hash_search(positions, &from, HASH_FIND, NULL))->position,
+			.to = ((StepPosition *) hash_search(positions, &to, HASH_FIND, NULL))->position
 		};
 		template->steps[template->edges[e].from].is_leaf = false;
 		template->steps[template->edges[e].to].is_root = false;
 	}
+	hash_destroy(positions);
 }
 
 /* Reads a template into the current memory context; NULL where there is none. */
@@ -163,9 +180,17 @@ ReadTemplate(const char *namespace_name, const char *name, const char *version)
 static bool
 LooksLikeVersion(const char *version)
 {
-	return strspn(version, "0123456789.") == strlen(version) && strlen(version) <= 29 &&
-		strstr(version, "..") == NULL && version[0] != '.' && version[0] != '\0' &&
-		version[strlen(version) - 1] != '.';
+	const char *c = version;
+
+	for (int part = 0; part < 3; part++)
+	{
+		int			digits = strspn(c, "0123456789");
+
+		if (digits < 1 || digits > 9 || (digits > 1 && *c == '0') || c[digits] != (part < 2 ? '.' : '\0'))
+			return false;
+		c += digits + 1;
+	}
+	return true;
 }
 
 const Template *
@@ -180,7 +205,7 @@ FindTemplate(const char *namespace_name, const char *name, const char *version)
 	if (version != NULL && !LooksLikeVersion(version))
 		return NULL;
 	/* Names that do not fit cannot have been registered. */
-	if (snprintf(key, sizeof(key), "%s\n%s\n%s", namespace_name, name,
+	if (snprintf(key, sizeof(key), "%zu %zu %s%s%s", strlen(namespace_name), strlen(name), namespace_name, name,
 				 version ? version : "latest") >= sizeof(key))
 		return NULL;
 	if (cache == NULL)
@@ -311,11 +336,13 @@ static KeptQuery ENSURE_HANDLERS = {
 static KeptQuery ENSURE_NAMED_STEPS = {
 	.sql =
 	"INSERT INTO tasker.named_steps (dependent_system_id, name, description)"
-	" SELECT d.dependent_system_id, u.name, u.description"
-	"   FROM ROWS FROM (unnest($1), unnest($2), unnest($3)) u(system, name, description)"
-	"   JOIN tasker.dependent_systems d ON d.name = u.system"
-	"  WHERE NOT EXISTS (SELECT 1 FROM tasker.named_steps s"
-	"                     WHERE s.dependent_system_id = d.dependent_system_id AND s.name = u.name)"
+	" SELECT v.system_id, v.name, v.description"
+	"   FROM (SELECT (SELECT d.dependent_system_id FROM tasker.dependent_systems d WHERE d.name = u.system),"
+	"                u.name, u.description"
+	"           FROM ROWS FROM (unnest($1), unnest($2), unnest($3)) u(system, name, description)"
+	"         OFFSET 0) v(system_id, name, description)"
+	"  WHERE (SELECT s.named_step_id FROM tasker.named_steps s"
+	"          WHERE s.dependent_system_id = v.system_id AND s.name = v.name) IS NULL"
 	"  ORDER BY 1, 2"
 	" ON CONFLICT (dependent_system_id, name) DO NOTHING",
 	.nargs = 3,.types = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
@@ -326,16 +353,18 @@ static KeptQuery INSERT_TEMPLATE_STEPS = {
 	"INSERT INTO tasker.named_tasks_named_steps (named_task_id, named_step_id, position, handler_id,"
 	"       handler_config, default_retryable, default_retry_limit, skippable, priority,"
 	"       timeout_seconds, backoff_base_seconds, backoff_cap_seconds, backoff_jitter)"
-	" SELECT $1, s.named_step_id, u.ordinality - 1, h.handler_id, coalesce(u.config, '{}'),"
+	" SELECT $1, u.named_step_id, u.ordinality - 1, u.handler_id, coalesce(u.config, '{}'),"
 	"        u.retryable, u.retry_limit, u.skippable, u.priority, nullif(u.timeout, 0),"
 	"        nullif(u.base, -1), nullif(u.cap, -1), nullif(u.jitter, -1)"
+	"   FROM (SELECT u.*, (SELECT h.handler_id FROM tasker.handlers h WHERE h.name = u.handler) AS handler_id,"
+	"                (SELECT s.named_step_id FROM tasker.named_steps s WHERE s.name = u.name AND s.dependent_system_id ="
+	"                 (SELECT d.dependent_system_id FROM tasker.dependent_systems d WHERE d.name = u.system)) AS named_step_id"
 	"   FROM ROWS FROM (unnest($2), unnest($3), unnest($4), unnest($5), unnest($6), unnest($7),"
 	"                   unnest($8), unnest($9), unnest($10), unnest($11), unnest($12), unnest($13))"
 	"        WITH ORDINALITY u(system, name, handler, config, retryable, retry_limit, skippable,"
 	"                          priority, timeout, base, cap, jitter, ordinality)"
-	"   JOIN tasker.dependent_systems d ON d.name = u.system"
-	"   JOIN tasker.named_steps s ON s.dependent_system_id = d.dependent_system_id AND s.name = u.name"
-	"   JOIN tasker.handlers h ON h.name = u.handler",
+	"   OFFSET 0) u WHERE u.named_step_id IS NOT NULL AND u.handler_id IS NOT NULL"
+	" RETURNING position, named_step_id",
 	.nargs = 13,.types = {INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID,
 	BOOLARRAYOID, INT4ARRAYOID, BOOLARRAYOID, INT4ARRAYOID, INT4ARRAYOID, FLOAT8ARRAYOID,
 	FLOAT8ARRAYOID, FLOAT8ARRAYOID}
@@ -344,12 +373,7 @@ static KeptQuery INSERT_TEMPLATE_STEPS = {
 static KeptQuery INSERT_TEMPLATE_EDGES = {
 	.sql =
 	"INSERT INTO tasker.named_step_edges (named_task_id, from_named_step_id, to_named_step_id)"
-	" SELECT $1, f.named_step_id, t.named_step_id"
-	"   FROM ROWS FROM (unnest($2), unnest($3)) u(from_position, to_position)"
-	"   JOIN tasker.named_tasks_named_steps f"
-	"     ON f.named_task_id = $1 AND f.position = u.from_position"
-	"   JOIN tasker.named_tasks_named_steps t"
-	"     ON t.named_task_id = $1 AND t.position = u.to_position",
+	" SELECT $1, u.from_id, u.to_id FROM ROWS FROM (unnest($2), unnest($3)) u(from_id, to_id)",
 	.nargs = 3,.types = {INT4OID, INT4ARRAYOID, INT4ARRAYOID}
 };
 
@@ -406,8 +430,12 @@ WriteNamedTask(const TemplateDocument *document, Jsonb *configuration, int32 *na
 	return true;
 }
 
-/* Writes the steps in topological order, and what they refer to by name. */
-static void
+/*
+ * Writes the steps in topological order, and what they refer to by name.
+ * Returns the named steps by position.  Names are looked up by subplan: a
+ * join can be planned to try each name with each step.
+ */
+static int32 *
 WriteSteps(const TemplateDocument *document, int32 named_task_id)
 {
 	int			n = document->step_count;
@@ -424,6 +452,7 @@ WriteSteps(const TemplateDocument *document, int32 named_task_id)
 	bool	   *no_config = palloc0(sizeof(bool) * n);
 	Datum		args[COLUMNS];
 	Datum		named_step_args[3];
+	int32	   *step_ids = palloc(sizeof(int32) * n);
 
 	for (int c = 0; c < COLUMNS; c++)
 		columns[c] = palloc0(sizeof(Datum) * n);
@@ -462,10 +491,13 @@ WriteSteps(const TemplateDocument *document, int32 named_task_id)
 				 errmsg("template \"%s\" could not be written: names it uses are being registered by another transaction",
 						document->full_name),
 				 errhint("Try the transaction again.")));
+	for (int i = 0; i < n; i++)
+		step_ids[RowInt32(i, 1)] = RowInt32(i, 2);
+	return step_ids;
 }
 
 static void
-WriteEdges(const TemplateDocument *document, int32 named_task_id)
+WriteEdges(const TemplateDocument *document, int32 named_task_id, const int32 *step_ids)
 {
 	int		   *position = palloc(sizeof(int) * document->step_count);
 	int32	   *from = palloc(sizeof(int32) * Max(document->edge_count, 1));
@@ -476,8 +508,8 @@ WriteEdges(const TemplateDocument *document, int32 named_task_id)
 		position[document->order[p]] = p;
 	for (int e = 0; e < document->edge_count; e++)
 	{
-		from[e] = position[document->edges[e].from];
-		to[e] = position[document->edges[e].to];
+		from[e] = step_ids[position[document->edges[e].from]];
+		to[e] = step_ids[position[document->edges[e].to]];
 	}
 	args[0] = Int32GetDatum(named_task_id);
 	args[1] = Int32Array(from, document->edge_count);
@@ -496,8 +528,7 @@ RegisterTemplate(Jsonb *configuration)
 	OpenQueryScope(&scope);
 	if (WriteNamedTask(document, configuration, &named_task_id))
 	{
-		WriteSteps(document, named_task_id);
-		WriteEdges(document, named_task_id);
+		WriteEdges(document, named_task_id, WriteSteps(document, named_task_id));
 		InvalidateDefinitions();
 	}
 	CloseQueryScope(&scope);

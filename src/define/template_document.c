@@ -63,7 +63,7 @@ CheckVersion(const DocumentReader *reader, const char *version)
 
 		while (*c >= '0' && *c <= '9' && digits < 10)
 			c++, digits++;
-		if (digits == 0 || digits > 9 || *c != (part < 2 ? '.' : '\0'))
+		if (digits == 0 || digits > 9 || (digits > 1 && c[-digits] == '0') || *c != (part < 2 ? '.' : '\0'))
 			ComplainOf(reader, psprintf("\"version\" must be three numbers like \"1.0.0\", not \"%s\"",
 									  version));
 		c++;

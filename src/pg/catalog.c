@@ -98,6 +98,7 @@ InvalidateDefinitions(void)
 {
 	(void) ExtensionOwner();
 	CacheInvalidateRelcacheByRelid(cache.named_tasks);
+	definitions_generation++;
 }
 
 Oid

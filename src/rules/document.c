@@ -57,7 +57,7 @@ BooleanMember(JsonbContainer *object, const char *key, bool otherwise)
 static double
 NumberOf(const JsonbValue *value)
 {
-	return DatumGetFloat8(DirectFunctionCall1(numeric_float8,
+	return DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow,
 											  NumericGetDatum(value->val.numeric)));
 }
 
@@ -95,7 +95,7 @@ CheckNumber(const DocumentReader *reader, const MemberRule *rule, const JsonbVal
 	if (rule->whole && number != floor(number))
 		ComplainOf(reader, psprintf("\"%s\" must be a whole number", rule->key));
 	if (number < rule->min || number > rule->max)
-		ComplainOf(reader, psprintf("\"%s\" must be between %g and %g", rule->key,
+		ComplainOf(reader, psprintf("\"%s\" must be between %.15g and %.15g", rule->key,
 								  rule->min, rule->max));
 }
 

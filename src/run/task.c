@@ -8,6 +8,7 @@
 #include "commands/sequence.h"
 #include "define/template.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pg/catalog.h"
 #include "pg/clock.h"
@@ -471,6 +472,17 @@ TextArgument(FunctionCallInfo fcinfo, int number, const char *otherwise)
 	return text_to_cstring(PG_GETARG_TEXT_PP(number));
 }
 
+static void
+CheckLength(const char *what, const char *value, int min, int max)
+{
+	int			length = pg_mbstrlen(value);
+
+	if (length < min || length > max)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the %s of a task must have %d to %d characters, not %d", what, min, max, length)));
+}
+
 PG_FUNCTION_INFO_V1(tasker_create_task);
 
 Datum
@@ -498,11 +510,16 @@ tasker_create_task(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(8))
 		request.bypass_steps = StringsOfArray(PG_GETARG_ARRAYTYPE_P(8), "bypass_steps",
 											  &request.bypass_count);
-	if (abs(request.priority) > MAX_TASK_PRIORITY)
+	if (request.priority < -MAX_TASK_PRIORITY || request.priority > MAX_TASK_PRIORITY)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the priority of a task must be between %d and %d",
 						-MAX_TASK_PRIORITY, MAX_TASK_PRIORITY)));
+	CheckLength("initiator", request.initiator, 0, 128);
+	CheckLength("source_system", request.source_system, 0, 128);
+	CheckLength("reason", request.reason, 0, 128);
+	if (request.identity_key)
+		CheckLength("identity_key", request.identity_key, 1, 512);
 	CreateTasks(&request, 1);
 	PG_RETURN_INT64(request.task_id);
 }
