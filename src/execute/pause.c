@@ -11,6 +11,7 @@
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "execute/pause.h"
+#include "execute/queue.h"
 #include "miscadmin.h"
 #include "pg/catalog.h"
 #include "pg/clock.h"
@@ -249,6 +250,7 @@ RebuildAccelerators(void)
 	(void) RunPlainQuery(&READ_SNAPSHOT);
 	args[2] = CStringGetTextDatum(PositionOfSnapshot(CurrentMemoryContext, RowText(0, 1)));
 	(void) RunPlainQuery(&EMPTY_QUEUE);
+	ForgetLowWaterMarks();
 	(void) RunPlainQuery(&EMPTY_TIMERS);
 	(void) RunPlainQuery(&REBUILD_TIMERS);
 	(void) RunQuery(&RESET_CHECKPOINT, args, NULL);
@@ -333,7 +335,10 @@ SetPause(FunctionCallInfo fcinfo, bool pause)
 		if (pause)
 			(void) RunPlainQuery(&DEQUEUE_PAUSED);
 		else
+		{
 			(void) RunQuery(&ENQUEUE_RESUMED, &args[2], &nulls[2]);
+			ForgetLowWaterMarks();
+		}
 		(void) RunPlainQuery(&FORGET_MEMORY);
 		InvalidateDefinitions();
 	}

@@ -114,6 +114,12 @@ EnqueueSteps(const ReadyStep *steps, int n)
 	LowerMarks(steps, n);
 }
 
+void
+ForgetLowWaterMarks(void)
+{
+	forget_marks = true;
+}
+
 /* What a transaction took that is rolled back lies behind the marks. */
 static void
 ForgetMarksAtAbort(XactEvent event, void *arg)

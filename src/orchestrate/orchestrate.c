@@ -84,9 +84,11 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 	batch.report.transitions = batch.transitions;
 	o->moved |= batch.transitions > 0;
 	batch.report.more |= HasWork(o) || o->moved;
-	if (!HasWork(o) && o->postponed_until == 0 && o->dirty &&
-		(in_session || CheckpointIsDue(o)))
+	if (!HasWork(o) && o->postponed_until == 0 &&
+		(in_session || (o->dirty && CheckpointIsDue(o))))
 		SaveCheckpoint(o);
+	/* What was moved now lies beyond the position. */
+	o->dirty |= batch.transitions > 0;
 	if (!batch.report.more)
 		batch.report.wake_at = WakeTime(&batch);
 	return batch.report;
