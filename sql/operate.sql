@@ -161,7 +161,9 @@ SELECT test.run_all(:executor) >= 2 AS ran;
 SELECT * FROM test.history(:task);
 -- a resolved task does not come back through its steps
 SELECT pg_temp.make('resolved_manually', true) AS task \gset
+\set VERBOSITY sqlstate
 SELECT tasker.retry_step(test.step(:task, 'a'));
+\set VERBOSITY default
 SELECT tasker.orchestrate() >= 0 AS orchestrated;
 SELECT pg_temp.states(:task), count(q) AS queued FROM tasker.workflow_steps LEFT JOIN tasker.work_queue q USING (workflow_step_id) WHERE task_id = :task;
 
