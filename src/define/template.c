@@ -6,6 +6,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "define/ownership.h"
 #include "define/template.h"
 #include "define/template_document.h"
 #include "pg/catalog.h"
@@ -526,6 +527,7 @@ RegisterTemplate(Jsonb *configuration)
 	int32		named_task_id;
 
 	OpenQueryScope(&scope);
+	EnsureCheckpoint();
 	if (WriteNamedTask(document, configuration, &named_task_id))
 	{
 		WriteEdges(document, named_task_id, WriteSteps(document, named_task_id));

@@ -10,6 +10,7 @@
 
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
+#include "define/ownership.h"
 #include "execute/pause.h"
 #include "execute/queue.h"
 #include "miscadmin.h"
@@ -109,13 +110,6 @@ NamedTaskIsPaused(int32 named_task_id)
 }
 
 /* ---------- deciding ---------- */
-
-static KeptQuery ENSURE_CHECKPOINT = {
-	.sql =
-	"INSERT INTO tasker.orchestrator_checkpoint (system_identifier, position, saved_at)"
-	" VALUES ($1, '3:3:', $2) ON CONFLICT DO NOTHING",
-	.nargs = 2,.types = {INT8OID, TIMESTAMPTZOID}
-};
 
 /* $2: pause (true) or resume (false); a pause that holds keeps its time. */
 static KeptQuery PAUSE_EVERYTHING = {
@@ -227,15 +221,6 @@ static KeptQuery RESET_CHECKPOINT = {
 };
 
 static KeptQuery READ_SNAPSHOT = {.sql = "SELECT pg_current_snapshot()::text",.nargs = 0};
-
-void
-EnsureCheckpoint(void)
-{
-	Datum		args[2] = {Int64GetDatum((int64) GetSystemIdentifier()),
-	TimestampTzGetDatum(TaskerNow())};
-
-	(void) RunQuery(&ENSURE_CHECKPOINT, args, NULL);
-}
 
 /*
  * Makes all accelerators again from tasks and steps.  The work queue is

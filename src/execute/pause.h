@@ -20,9 +20,6 @@ extern void RefreshPauses(void);
 /* Whether a named task is paused, by itself or with its namespace, as of the last RefreshPauses. */
 extern bool NamedTaskIsPaused(int32 named_task_id);
 
-/* Makes the checkpoint row where there is none yet. */
-extern void EnsureCheckpoint(void);
-
 /*
  * Waits for the batch of another orchestrator and keeps others from running
  * one until the end of the transaction.

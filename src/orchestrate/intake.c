@@ -28,19 +28,19 @@ static KeptQuery READ_LOG = {
 	"SELECT 'p' AS kind, 0::bigint AS owner_id, 0 AS sort_key, NULL AS to_state,"
 	"       coalesce(c.generation, 0) AS executor_id,"
 	"       pg_current_snapshot()::text AS position,"
-	"       coalesce(c.paused_at IS NOT NULL OR c.system_identifier <> $2, false) AS paused"
+	"       c.paused_at IS NOT NULL AS paused, coalesce(c.system_identifier = $2, false) AS owned"
 	"  FROM (SELECT) one LEFT JOIN tasker.orchestrator_checkpoint c ON true"
 	" UNION ALL "
-	"SELECT 't', task_id, sort_key, to_state::text, NULL, NULL, NULL FROM tasker.task_transition_log"
+	"SELECT 't', task_id, sort_key, to_state::text, NULL, NULL, NULL, NULL FROM tasker.task_transition_log"
 	" WHERE xact_id >= pg_snapshot_xmax($1::pg_snapshot) AND to_state = 'pending'"
 	" UNION ALL "
-	"SELECT 't', task_id, sort_key, to_state::text, NULL, NULL, NULL FROM tasker.task_transition_log"
+	"SELECT 't', task_id, sort_key, to_state::text, NULL, NULL, NULL, NULL FROM tasker.task_transition_log"
 	" WHERE xact_id = ANY (ARRAY(SELECT pg_snapshot_xip($1::pg_snapshot))) AND to_state = 'pending'"
 	" UNION ALL "
-	"SELECT 's', workflow_step_id, sort_key, to_state::text, executor_id, NULL, NULL FROM tasker.workflow_step_transition_log"
+	"SELECT 's', workflow_step_id, sort_key, to_state::text, executor_id, NULL, NULL, NULL FROM tasker.workflow_step_transition_log"
 	" WHERE xact_id >= pg_snapshot_xmax($1::pg_snapshot)"
 	" UNION ALL "
-	"SELECT 's', workflow_step_id, sort_key, to_state::text, executor_id, NULL, NULL FROM tasker.workflow_step_transition_log"
+	"SELECT 's', workflow_step_id, sort_key, to_state::text, executor_id, NULL, NULL, NULL FROM tasker.workflow_step_transition_log"
 	" WHERE xact_id = ANY (ARRAY(SELECT pg_snapshot_xip($1::pg_snapshot)))"
 	" ORDER BY kind, owner_id, sort_key",
 	.nargs = 2,.types = {TEXTOID, INT8OID}
@@ -77,7 +77,7 @@ ApplyStepRow(Orchestrator *o, int64 step_id, TaskerState to_state, bool has_exec
  * Reads what is new in both logs and turns it into work.  Starts again from
  * the checkpoint if somebody else has moved it.
  */
-void
+bool
 ReadLog(Batch *batch)
 {
 	Orchestrator *o = batch->o;
@@ -96,6 +96,8 @@ ReadLog(Batch *batch)
 			break;
 		ReadCheckpoint(o);
 	}
+	if (!RowBool(0, 8))
+		return false;
 	for (uint64 row = 0; row < rows; row++)
 	{
 		bool		no_executor;
@@ -117,6 +119,7 @@ ReadLog(Batch *batch)
 	o->position = position;
 	batch->report.log_rows += rows - 1;
 	o->dirty |= rows > 1;
+	return true;
 }
 
 /* ---------- rows instead of the logs ---------- */

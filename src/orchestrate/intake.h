@@ -11,9 +11,10 @@
 
 /*
  * Reads what is new in both logs.  Starts again from the checkpoint if
- * somebody else has moved it.
+ * somebody else has moved it.  False, and nothing read, where the database
+ * does not belong to this server (see ownership.h).
  */
-extern void ReadLog(Batch *batch);
+extern bool ReadLog(Batch *batch);
 
 /* Everything that could follow from the rows of all open tasks. */
 extern void LookAtOpenTasks(Orchestrator *o);

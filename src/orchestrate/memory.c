@@ -7,7 +7,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "execute/pause.h"
 #include "orchestrate/memory.h"
 #include "pg/clock.h"
 #include "pg/query.h"
@@ -328,7 +327,7 @@ ReadCheckpoint(Orchestrator *o)
 	o->saved_at = GetCurrentTimestamp();
 	if (RunPlainQuery(&READ_CHECKPOINT) == 0)
 	{
-		/* The row is made when there is something to save, so that a restore finds none. */
+		/* There is no template yet, or a restore has not brought the row yet. */
 		o->position = MemoryContextStrdup(context, "3:3:");
 		return;
 	}
@@ -358,8 +357,6 @@ SaveCheckpoint(Orchestrator *o)
 		steps[i] = flight->step_id;
 		executors[i++] = flight->executor_id;
 	}
-	if (o->generation == 0)
-		EnsureCheckpoint();
 	args[0] = CStringGetTextDatum(o->position);
 	args[1] = Int64Array(steps, i);
 	args[2] = Int64Array(executors, i);

@@ -25,6 +25,7 @@
 #include "pg/query.h"
 #include "run/transition.h"
 #include "utils/datetime.h"
+#include "utils/memutils.h"
 
 /* ---------- a batch ---------- */
 
@@ -54,13 +55,22 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 {
 	Batch		batch = {.o = o,.now = TaskerNow(),.batch_size = batch_size,.report.wake_at = DT_NOEND};
 
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext scratch = AllocSetContextCreate(caller, "tasker batch", ALLOCSET_DEFAULT_SIZES);
+
+	MemoryContextSwitchTo(scratch);
 	o->last.n = 0;
 
 	RefreshPauses();
 	if (!in_session || !HasWork(o))
 	{
 		o->moved = false;
-		ReadLog(&batch);
+		if (!ReadLog(&batch))
+		{
+			MemoryContextSwitchTo(caller);
+			MemoryContextDelete(scratch);
+			return batch.report;
+		}
 	}
 	if (o->reconcile)
 	{
@@ -91,6 +101,8 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 	o->dirty |= batch.transitions > 0;
 	if (!batch.report.more)
 		batch.report.wake_at = WakeTime(&batch);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(scratch);
 	return batch.report;
 }
 

@@ -162,6 +162,8 @@ RunQuery(KeptQuery *query, const Datum *values, const char *nulls)
 			elog(ERROR, "could not keep the plan of \"%s\"", query->sql);
 		query->plan = plan;
 	}
+	if (SPI_tuptable != NULL)
+		SPI_freetuptable(SPI_tuptable);
 	result = SPI_execute_plan(query->plan, unconstify(Datum *, values), nulls, false, 0);
 	/* SPI leaves its own context behind; the caller means the one it has chosen. */
 	MemoryContextSwitchTo(caller);

@@ -208,6 +208,19 @@ StartWanted(void)
 	return wait;
 }
 
+/* Other settings may want what was not wanted before. */
+static void
+WantIdleDatabases(void)
+{
+	LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < Shared->slots; i++)
+	{
+		if (Shared->databases[i].status == DATABASE_IDLE)
+			Shared->databases[i].status = DATABASE_WANTED;
+	}
+	LWLockRelease(Shared->lock);
+}
+
 static void
 LeaveLauncher(int code, Datum arg)
 {
@@ -242,6 +255,8 @@ TaskerLauncherMain(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			if (tasker_orchestrator)
+				WantIdleDatabases();
 		}
 		wait = StartWanted();
 		if (wait_event == 0)
@@ -253,14 +268,14 @@ TaskerLauncherMain(Datum arg)
 
 /* ---------- utility statements ---------- */
 
-/* Wants an orchestrator for this database: it may have the extension now, or other settings. */
+/* Wants an orchestrator for a database: it may have the extension now, or other settings. */
 static void
-WantThisDatabase(void)
+WantDatabase(Oid database)
 {
 	DatabaseSlot *slot;
 
 	LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
-	slot = FindDatabaseSlot(MyDatabaseId, true);
+	slot = FindDatabaseSlot(database, true);
 	if (slot != NULL && slot->latch != NULL)
 	{
 		/* It looks whether the extension is still there, or is started again. */
@@ -276,17 +291,6 @@ WantThisDatabase(void)
 	if (Shared->launcher != NULL)
 		SetLatch(Shared->launcher);
 	LWLockRelease(Shared->lock);
-}
-
-static bool want_at_commit = false;
-
-static void
-WantAtTransactionEnd(XactEvent event, void *arg)
-{
-	if (event == XACT_EVENT_COMMIT && want_at_commit)
-		WantThisDatabase();
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		want_at_commit = false;
 }
 
 /* Lets nobody orchestrate a database, and waits until nobody does. */
@@ -340,6 +344,22 @@ ReleaseDatabase(Oid database)
 	LWLockRelease(Shared->lock);
 }
 
+/* What to do when the transaction is over: until then others do not see what it did. */
+static Oid	wanted_at_commit = InvalidOid;
+static Oid	held_until_end = InvalidOid;
+
+static void
+FollowTransactionEnd(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+		return;
+	if (event == XACT_EVENT_COMMIT && OidIsValid(wanted_at_commit))
+		WantDatabase(wanted_at_commit);
+	if (OidIsValid(held_until_end))
+		ReleaseDatabase(held_until_end);
+	wanted_at_commit = held_until_end = InvalidOid;
+}
+
 /* The database that a statement needs for itself; invalid where it needs none. */
 static Oid
 DatabaseNeeded(Node *statement)
@@ -383,27 +403,27 @@ FollowUtility(PlannedStmt *planned, const char *query, bool read_only_tree, Proc
 	bool		wakes = IsA(statement, TransactionStmt) &&
 		castNode(TransactionStmt, statement)->kind == TRANS_STMT_COMMIT_PREPARED;
 
-	if (Shared != NULL &&
-		(IsA(statement, CreateExtensionStmt) || IsA(statement, AlterDatabaseSetStmt) ||
-		 (IsA(statement, DropStmt) && castNode(DropStmt, statement)->removeType == OBJECT_EXTENSION)))
-		want_at_commit = true;
-	PG_TRY();
+	/* Of a transaction that takes several away only the first is held; the others wait for none. */
+	if (OidIsValid(needed) && (!OidIsValid(held_until_end) || held_until_end == needed))
 	{
-		if (OidIsValid(needed))
-			HoldDatabase(needed);
-		if (previous_utility_hook)
-			previous_utility_hook(planned, query, read_only_tree, context, params, environment,
-								  receiver, completion);
-		else
-			standard_ProcessUtility(planned, query, read_only_tree, context, params, environment,
-									receiver, completion);
+		held_until_end = needed;
+		HoldDatabase(needed);
 	}
-	PG_FINALLY();
-	{
-		if (OidIsValid(needed))
-			ReleaseDatabase(needed);
-	}
-	PG_END_TRY();
+	if (previous_utility_hook)
+		previous_utility_hook(planned, query, read_only_tree, context, params, environment,
+							  receiver, completion);
+	else
+		standard_ProcessUtility(planned, query, read_only_tree, context, params, environment,
+								receiver, completion);
+	if (Shared == NULL)
+		return;
+	if (IsA(statement, CreateExtensionStmt) ||
+		(IsA(statement, DropStmt) && castNode(DropStmt, statement)->removeType == OBJECT_EXTENSION))
+		wanted_at_commit = MyDatabaseId;
+	else if (IsA(statement, AlterDatabaseSetStmt))
+		wanted_at_commit = get_database_oid(castNode(AlterDatabaseSetStmt, statement)->dbname, true);
+	else if (IsA(statement, CreatedbStmt))
+		wanted_at_commit = get_database_oid(castNode(CreatedbStmt, statement)->dbname, true);
 	if (wakes)
 		WakeOrchestratorNow(true);
 }
@@ -424,5 +444,5 @@ InitLauncher(void)
 	RegisterBackgroundWorker(&worker);
 	previous_utility_hook = ProcessUtility_hook;
 	ProcessUtility_hook = FollowUtility;
-	RegisterXactCallback(WantAtTransactionEnd, NULL);
+	RegisterXactCallback(FollowTransactionEnd, NULL);
 }

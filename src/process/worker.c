@@ -210,11 +210,18 @@ RecoverFromError(void)
 		error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
 
 	HOLD_INTERRUPTS();
-	if (!locked_rows)
-		EmitErrorReport();
 	AbortCurrentTransaction();
 	FlushErrorState();
 	RESUME_INTERRUPTS();
+	/* DROP EXTENSION came in between: that is no error. */
+	if (error->sqlerrcode == ERRCODE_UNDEFINED_TABLE && !IsWanted())
+		proc_exit(0);
+	if (!locked_rows)
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("tasker: a batch has failed: %s", error->message),
+				 error->detail ? errdetail_internal("%s", error->detail) : 0,
+				 error->context ? errcontext_msg("%s", error->context) : 0));
 	if (!locked_rows)
 	{
 		CountError(error->message);
@@ -306,6 +313,8 @@ TaskerOrchestratorMain(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			if (!tasker_orchestrator)
+				proc_exit(0);
 		}
 		if (executors_changed)
 			RefreshExecutors(worker.orchestrator);

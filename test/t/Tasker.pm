@@ -18,7 +18,7 @@ use Time::HiRes qw(time usleep);
 our @EXPORT = qw(tasker_node diamonds until_true timed ends_well);
 
 # How long a condition may take to become true: far more than it should.
-our $patience = 20;
+our $patience = 60;
 
 # What the server has acknowledged as complete, by server and database: keys
 # are "step,claim".
