@@ -165,11 +165,18 @@ static KeptQuery READ_PROMOTED = {
 	"SELECT s.workflow_step_id, s.handler_id, s.rank::integer, t.named_task_id"
 	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
 	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u AND s.state = 'pending'"
-	"  JOIN tasker.tasks t ON t.task_id = s.task_id",
+	"  JOIN tasker.tasks t ON t.task_id = s.task_id"
+	" WHERE NOT EXISTS (SELECT 1 FROM tasker.workflow_step_edges e"
+	"                     JOIN tasker.workflow_steps p ON p.workflow_step_id = e.from_step_id"
+	"                    WHERE e.to_step_id = s.workflow_step_id"
+	"                      AND p.state NOT IN ('complete', 'resolved_manually'))",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 
-/* Retries whose time has come; they have run before, so their parents are finished. */
+/*
+ * Retries whose time has come.  A step that was failed by hand may never have
+ * run, and its parents be open: then it waits for them like any other.
+ */
 static void
 PromoteRetries(Batch *batch)
 {

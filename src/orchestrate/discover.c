@@ -261,16 +261,17 @@ FollowCandidates(Batch *batch)
 			AddWork(o, WORK_FINALS, task_id);
 			Postpone(o, WORK_CANDIDATES, step_id, batch->now);
 		}
-		else if ((task_state == STATE_PENDING || task_state == STATE_IN_PROGRESS ||
-				  task_state == STATE_ERROR) && !NamedTaskIsPaused(RowInt32(row, 6)))
+		else if (task_state == STATE_PENDING || task_state == STATE_IN_PROGRESS ||
+				 task_state == STATE_ERROR)
 		{
-			/* A task in error comes back to life before its step is given out. */
+			/* A task in error comes back to life before its step is given out, paused or not. */
 			if (task_state == STATE_ERROR)
 				AddWork(o, WORK_FINALS, task_id);
-			AddReady(batch, (ReadyStep)
-					 {
-						 .step_id = step_id,.handler_id = RowInt32(row, 3),.rank = (int16) RowInt32(row, 4)
-					 });
+			if (!NamedTaskIsPaused(RowInt32(row, 6)))
+				AddReady(batch, (ReadyStep)
+						 {
+							 .step_id = step_id,.handler_id = RowInt32(row, 3),.rank = (int16) RowInt32(row, 4)
+						 });
 		}
 	}
 }

@@ -2,9 +2,7 @@
  * dispatch.c
  *		Giving ready steps to executors with free capacity and telling them.
  *
- * A step that is given out at once never enters the work queue.  What is in
- * flight is counted when the claim is read back from the log, so a batch that
- * is rolled back leaves no trace.
+ * A step that is given out at once never enters the work queue.
  */
 #include "postgres.h"
 
@@ -300,7 +298,7 @@ ClaimAssigned(Batch *batch, const Assignment *assignment)
 		{
 			.step_id = assignment->steps[i].step_id,.executor_id = slot->executor.executor_id
 		};
-		/* Counted when the log row is read: until then nothing else is assigned. */
+		/* It counts if the claim succeeds. */
 		slot->in_flight--;
 	}
 	qsort(claims, n, sizeof(Claim), CompareIds);
@@ -314,9 +312,15 @@ ClaimAssigned(Batch *batch, const Assignment *assignment)
 	moved = ClaimSteps(step_ids, executors, n, &claimed);
 	batch->transitions += claimed;
 	batch->report.claims += claimed;
-	for (int i = 0; i < claimed; i++)
-		step_ids[i] = moved[i].step_id;
-	qsort(step_ids, claimed, sizeof(int64), CompareIds);
+	/* Claims come back in any order, and those that failed are missing. */
+	qsort(moved, claimed, sizeof(MovedStep), CompareIds);
+	for (int i = 0, c = 0; c < claimed; i++)
+	{
+		if (step_ids[i] != moved[c].step_id)
+			continue;
+		NoteFlight(o, step_ids[i], executors[i]);
+		step_ids[c++] = step_ids[i];
+	}
 	NotifyExecutors(batch, ReadClaimedSteps(step_ids, claimed));
 }
 
