@@ -112,7 +112,27 @@ MoveList(Batch *batch, IdList *list, WorkKind kind, TaskerState from, TaskerStat
 static int
 CompareFailures(const void *a, const void *b)
 {
-	return CompareIds(&((const StepFailure *) a)->step_id, &((const StepFailure *) b)->step_id);
+	const StepFailure *left = a;
+	const StepFailure *right = b;
+
+	if (left->step_id != right->step_id)
+		return left->step_id < right->step_id ? -1 : 1;
+	return right->retry_after - left->retry_after;
+}
+
+/* A step that is both late and lost is lost: it runs again at once. */
+static void
+SortFailures(Batch *batch)
+{
+	int			kept = 0;
+
+	qsort(batch->failures, batch->n_failures, sizeof(StepFailure), CompareFailures);
+	for (int i = 0; i < batch->n_failures; i++)
+	{
+		if (kept == 0 || batch->failures[kept - 1].step_id != batch->failures[i].step_id)
+			batch->failures[kept++] = batch->failures[i];
+	}
+	batch->n_failures = kept;
 }
 
 /* In avoidance of locked rows only the failures that could be locked. */
@@ -121,7 +141,7 @@ MoveFailures(Batch *batch)
 {
 	int			moved;
 
-	qsort(batch->failures, batch->n_failures, sizeof(StepFailure), CompareFailures);
+	SortFailures(batch);
 	if (batch->o->avoid_locked_rows && batch->n_failures > 0)
 	{
 		int64	   *ids = palloc(sizeof(int64) * batch->n_failures);

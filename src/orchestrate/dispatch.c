@@ -230,6 +230,7 @@ NotifyExecutors(Batch *batch, uint64 rows)
 	{
 		ExecutorSlot *slot = FindExecutorSlot(o, RowInt64(row, 11));
 
+		NoteFlight(o, RowInt64(row, 1), RowInt64(row, 11));
 		AppendPayloadEntry(&entry, row);
 		if (slot->payload != NULL && slot->payload->len + entry.len + 3 > MAX_PAYLOAD)
 			SendPayload(batch, slot);
@@ -312,15 +313,9 @@ ClaimAssigned(Batch *batch, const Assignment *assignment)
 	moved = ClaimSteps(step_ids, executors, n, &claimed);
 	batch->transitions += claimed;
 	batch->report.claims += claimed;
-	/* Claims come back in any order, and those that failed are missing. */
-	qsort(moved, claimed, sizeof(MovedStep), CompareIds);
-	for (int i = 0, c = 0; c < claimed; i++)
-	{
-		if (step_ids[i] != moved[c].step_id)
-			continue;
-		NoteFlight(o, step_ids[i], executors[i]);
-		step_ids[c++] = step_ids[i];
-	}
+	for (int i = 0; i < claimed; i++)
+		step_ids[i] = moved[i].step_id;
+	qsort(step_ids, claimed, sizeof(int64), CompareIds);
 	NotifyExecutors(batch, ReadClaimedSteps(step_ids, claimed));
 }
 
