@@ -251,8 +251,12 @@ FollowCandidates(Batch *batch)
 		else if (!satisfied)
 		{
 			SetWatch(o, &o->watched_children, step_id, DatumGetInt64(open_parent));
-			/* A parent that is not moving may never do: then the task is stuck. */
-			if (!RowBool(row, 8) && hash_search(o->watched_tasks, &task_id, HASH_FIND, NULL) == NULL)
+			/*
+			 * A parent that is not moving may never do: then the task is
+			 * stuck.  A step that waits again keeps no task going, so the
+			 * watch on it, if there is one, ends in any case.
+			 */
+			if (!WaitsForAnother(o->watched_tasks, task_id, step_id) && !RowBool(row, 8))
 				AddWork(o, WORK_FINALS, task_id);
 		}
 		else if (task_state == STATE_ERROR && o->avoid_locked_rows)

@@ -160,6 +160,10 @@ CREATE FUNCTION oracle.operate_step(which integer, target text) RETURNS text LAN
 DECLARE
 	was text := (SELECT state FROM oracle.step WHERE n = which);
 BEGIN
+	-- In a task that is over for good nothing is tried again.
+	IF target = 'pending' AND (SELECT t.state IN ('cancelled', 'resolved_manually') FROM oracle.step s JOIN oracle.task t ON t.n = s.task WHERE s.n = which) THEN
+		RETURN 'TK002';
+	END IF;
 	IF was = target THEN
 		RETURN 'false';
 	END IF;
