@@ -148,7 +148,7 @@ class Executor:
 		with self.db.transaction():
 			self.steps.clear()
 			self.db.execute("SELECT tasker.unregister_executor(%s, release => true)", (self.id,))
-		log("stopped; %d steps given back", len(steps))
+		log("stopped; what was not finished is given back")
 
 	def receive(self):
 		"""Waits until there is a step to run or we are to stop. Costs the server nothing."""
