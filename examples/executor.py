@@ -142,12 +142,10 @@ class Executor:
 	def leave(self):
 		"""Gives back what we have not begun, so that the attempts do not count, and is gone.
 
-		One transaction: else we had room again after giving back, and were sent more.
-		A step that is claimed for us meanwhile counts as lost, and runs elsewhere at once.
+		What is claimed for us meanwhile goes back in the same way.
 		"""
-		with self.db.transaction():
-			self.steps.clear()
-			self.db.execute("SELECT tasker.unregister_executor(%s, release => true)", (self.id,))
+		self.steps.clear()
+		self.db.execute("SELECT tasker.unregister_executor(%s, release => true)", (self.id,))
 		log("stopped; what was not finished is given back")
 
 	def receive(self):
