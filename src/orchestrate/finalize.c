@@ -30,21 +30,30 @@ static KeptQuery READ_TASK_PROGRESS = {
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 
-static KeptQuery FIND_READY_STEPS = {
+/*
+ * This asks again what the statement before has asked: in between a session
+ * may have claimed the step that was ready then, or even finished it.
+ */
+static KeptQuery FIND_LIVE_STEPS = {
 	.sql =
 	"SELECT u, (SELECT max(s.workflow_step_id) FROM tasker.workflow_steps s"
-	"            WHERE s.task_id = u AND s.state = 'pending'"
-	"              AND NOT EXISTS (SELECT 1 FROM tasker.workflow_step_edges e"
-	"                               JOIN tasker.workflow_steps p ON p.workflow_step_id = e.from_step_id"
-	"                              WHERE e.to_step_id = s.workflow_step_id"
-	"                                AND p.state NOT IN ('complete', 'resolved_manually')))"
+	"            WHERE s.task_id = u"
+	"              AND (s.state = 'in_progress'"
+	"                   OR (s.state = 'error' AND (s.next_retry_at IS NOT NULL OR s.skippable))"
+	"                   OR (s.state = 'pending'"
+	"                       AND NOT EXISTS (SELECT 1 FROM tasker.workflow_step_edges e"
+	"                                        JOIN tasker.workflow_steps p ON p.workflow_step_id = e.from_step_id"
+	"                                       WHERE e.to_step_id = s.workflow_step_id"
+	"                                         AND p.state NOT IN ('complete', 'resolved_manually'))))),"
+	"       EXISTS (SELECT 1 FROM tasker.workflow_steps s"
+	"                WHERE s.task_id = u AND s.state NOT IN ('complete', 'resolved_manually'))"
 	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 
 /* Where no step moves, one that is ready keeps the task going. */
 static void
-LookForReadySteps(Finality *finalities, int n)
+LookForLiveSteps(Finality *finalities, int n)
 {
 	int64	   *task_ids = palloc(sizeof(int64) * n);
 	int		   *place = palloc(sizeof(int) * n);
@@ -61,17 +70,21 @@ LookForReadySteps(Finality *finalities, int n)
 	if (asked == 0)
 		return;
 	arg = Int64Array(task_ids, asked);
-	(void) RunQuery(&FIND_READY_STEPS, &arg, NULL);
+	(void) RunQuery(&FIND_LIVE_STEPS, &arg, NULL);
 	for (int i = 0; i < asked; i++)
 	{
+		Finality   *finality = &finalities[place[i]];
 		bool		none;
-		Datum		ready = RowDatum(i, 2, &none);
+		Datum		live = RowDatum(i, 2, &none);
 
-		Assert(RowInt64(i, 1) == finalities[place[i]].task_id);
-		if (none)
-			continue;
-		finalities[place[i]].outcome = STATE_IN_PROGRESS;
-		finalities[place[i]].open_step = DatumGetInt64(ready);
+		Assert(RowInt64(i, 1) == finality->task_id);
+		if (!none)
+		{
+			finality->outcome = STATE_IN_PROGRESS;
+			finality->open_step = DatumGetInt64(live);
+		}
+		else if (!RowBool(i, 3))
+			finality->outcome = STATE_COMPLETE;
 	}
 }
 
@@ -96,7 +109,7 @@ JudgeTasks(const int64 *task_ids, int n, int *found)
 		finalities[i].open_step = still ? 0 : DatumGetInt64(moving);
 		finalities[i].outcome = finished ? STATE_COMPLETE : still ? STATE_ERROR : STATE_IN_PROGRESS;
 	}
-	LookForReadySteps(finalities, *found);
+	LookForLiveSteps(finalities, *found);
 	return finalities;
 }
 
