@@ -14,7 +14,6 @@
 #include "pg/query.h"
 #include "pg/shmem.h"
 #include "pg/wakeup.h"
-#include "run/timer.h"
 
 #define MAX_CLAIM 10000
 
@@ -68,26 +67,12 @@ static KeptQuery FIND_STEPS_OF_EXECUTOR = {
 MovedStep *
 ClaimSteps(const int64 *step_ids, const int64 *executors, int n, int *claimed)
 {
-	TimestampTz now = TaskerNow();
 	StepMoves	moves = {
-		.from = STATE_PENDING,.to = STATE_IN_PROGRESS,.n = n,.at = now,
+		.from = STATE_PENDING,.to = STATE_IN_PROGRESS,.n = n,
 		.step_ids = step_ids,.executors = executors,.by_executor = true,.attempt_change = 1
 	};
-	MovedStep  *steps = MoveSteps(&moves, claimed);
-	Timer	   *timers = palloc(sizeof(Timer) * Max(*claimed, 1));
-	int			timed = 0;
 
-	for (int i = 0; i < *claimed; i++)
-	{
-		if (steps[i].timeout_seconds > 0)
-			timers[timed++] = (Timer)
-		{
-			.due_at = now + (int64) steps[i].timeout_seconds * USECS_PER_SEC,
-				.step_id = steps[i].step_id,.sort_key = steps[i].sort_key
-		};
-	}
-	SetTimers(timers, timed);
-	return steps;
+	return MoveSteps(&moves, claimed);
 }
 
 uint64

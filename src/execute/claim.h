@@ -13,8 +13,7 @@
 
 /*
  * Claims steps for executors, one for each step; steps that are not pending
- * any more are passed over.  step_ids ascending.  Sets a timer where the
- * step has a timeout.  Returns what was claimed and its number.
+ * any more are passed over.  step_ids ascending.  Returns what was claimed and its number.
  */
 extern MovedStep *ClaimSteps(const int64 *step_ids, const int64 *executors, int n, int *claimed);
 

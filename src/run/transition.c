@@ -10,6 +10,7 @@
 #include "pg/query.h"
 #include "pg/wakeup.h"
 #include "rules/retry.h"
+#include "run/timer.h"
 #include "run/transition.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -112,6 +113,25 @@ BoolArray(const bool *values, int n)
 	return NullableArray(datums, NULL, n, BOOLOID);
 }
 
+/* Whoever starts a step with a timeout, by claim or by hand, sets its timer. */
+static void
+LimitAttempts(const MovedStep *steps, int n, TimestampTz now)
+{
+	Timer	   *timers = palloc(sizeof(Timer) * Max(n, 1));
+	int			timed = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (steps[i].timeout_seconds > 0)
+			timers[timed++] = (Timer)
+		{
+			.due_at = now + (int64) steps[i].timeout_seconds * USECS_PER_SEC,
+				.step_id = steps[i].step_id,.sort_key = steps[i].sort_key
+		};
+	}
+	SetTimers(timers, timed);
+}
+
 MovedStep *
 MoveSteps(const StepMoves *moves, int *moved)
 {
@@ -165,6 +185,8 @@ MoveSteps(const StepMoves *moves, int *moved)
 			.attempts = RowInt32(i, 4),
 			.timeout_seconds = RowInt32(i, 5),
 	};
+	if (moves->to == STATE_IN_PROGRESS)
+		LimitAttempts(result, *moved, moves->at != 0 ? moves->at : TaskerNow());
 	if (*moved > 0)
 		WakeOrchestratorAtCommit();
 	return result;
