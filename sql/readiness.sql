@@ -255,7 +255,7 @@ BEGIN
 	SELECT name, bool_and(n ->> 'Node Type' <> 'Seq Scan')
 	FROM jsonb_path_query(plan, 'strict $.**') n
 	CROSS JOIN regexp_replace(n ->> 'Relation Name', '_p0$', '') AS name
-	WHERE name IN ('tasks', 'workflow_steps', 'workflow_step_edges', 'task_transition_log', 'workflow_step_transition_log')
+	WHERE name IN ('tasks', 'workflow_steps', 'task_transition_log', 'workflow_step_transition_log')
 	GROUP BY 1 ORDER BY 1;
 END
 $$;
@@ -263,7 +263,7 @@ BEGIN;
 SELECT count(*) FROM tasker.create_tasks(ARRAY(SELECT '{"name": "readiness diamond", "namespace": "test"}'::jsonb FROM generate_series(1, 3000)));
 SELECT count(tasker.transition_step(workflow_step_id, 'in_progress')) FROM tasker.workflow_steps
 JOIN tasker.tasks t USING (task_id) WHERE is_root AND workflow_steps.state = 'pending' AND t.named_task_id = (SELECT named_task_id FROM tasker.tasks WHERE task_id = :diamond);
-ANALYZE tasker.tasks, tasker.workflow_steps, tasker.workflow_step_edges, tasker.task_transition_log, tasker.workflow_step_transition_log;
+ANALYZE tasker.tasks, tasker.workflow_steps, tasker.task_transition_log, tasker.workflow_step_transition_log;
 SELECT * FROM pg_temp.scans(format('SELECT * FROM tasker.step_readiness_statuses WHERE task_id = %s', :diamond));
 SELECT * FROM pg_temp.scans(format('SELECT * FROM tasker.step_readiness_statuses WHERE workflow_step_id = %s', test.step(:diamond, 'd')));
 SELECT * FROM pg_temp.scans(format('SELECT * FROM tasker.task_execution_contexts WHERE task_id = %s', :diamond));
@@ -271,7 +271,7 @@ SELECT * FROM pg_temp.scans(format('SELECT * FROM tasker.step_dag_relationships 
 SELECT * FROM pg_temp.scans(format('SELECT * FROM tasker.task_transitions WHERE task_id = %s AND most_recent', :diamond));
 SELECT * FROM pg_temp.scans(format('SELECT * FROM tasker.workflow_step_transitions WHERE workflow_step_id = %s AND most_recent', test.step(:diamond, 'd')));
 ROLLBACK;
-ANALYZE tasker.tasks, tasker.workflow_steps, tasker.workflow_step_edges, tasker.task_transition_log, tasker.workflow_step_transition_log;
+ANALYZE tasker.tasks, tasker.workflow_steps, tasker.task_transition_log, tasker.workflow_step_transition_log;
 
 SELECT count(tasker.cancel_task(task_id)) FROM shape_task;
 SELECT tasker.orchestrate() >= 0 AS orchestrated;

@@ -1,7 +1,9 @@
 /*
  * step_template.c
- *		What a template says of one of its steps, cached: claims ask for it
- *		again and again.
+ *		What a template says of one of its steps, cached: whoever runs steps
+ *		asks for it again and again.
+ *
+ * A template is read as a whole.  It does not change while it has tasks.
  */
 #include "postgres.h"
 
@@ -14,26 +16,38 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 
-typedef struct CachedStepTemplate
+typedef struct CachedTemplate
 {
-	int32		named_task_id;	/* hash key, with the next */
-	int32		named_step_id;
-	StepTemplate step;
-} CachedStepTemplate;
+	int32		named_task_id;	/* hash key */
+	int			n;
+	StepTemplate *steps;		/* by named_step_id, ascending */
+} CachedTemplate;
 
 static MemoryContext cache_context = NULL;
 static HTAB *cache = NULL;
 static uint64 cache_generation = 0;
 
-static KeptQuery READ_STEP_TEMPLATE = {
+static KeptQuery READ_STEP_TEMPLATES = {
 	.sql =
-	"SELECT nt.name, ns.name, h.name, ts.handler_config"
+	"SELECT ts.named_step_id, nt.name, ns.name, h.name, ts.handler_config"
 	"  FROM tasker.named_tasks_named_steps ts"
 	"  JOIN tasker.named_tasks nt ON nt.named_task_id = ts.named_task_id"
 	"  JOIN tasker.named_steps ns ON ns.named_step_id = ts.named_step_id"
 	"  JOIN tasker.handlers h ON h.handler_id = ts.handler_id"
-	" WHERE ts.named_task_id = $1 AND ts.named_step_id = $2",
-	.nargs = 2,.types = {INT4OID, INT4OID}
+	" WHERE ts.named_task_id = $1"
+	" ORDER BY ts.named_step_id",
+	.nargs = 1,.types = {INT4OID}
+};
+
+static KeptQuery READ_EDGES = {
+	.sql =
+	"SELECT e.from_named_step_id, e.to_named_step_id,"
+	"       (SELECT p.position FROM tasker.named_tasks_named_steps p"
+	"         WHERE p.named_task_id = e.named_task_id AND p.named_step_id = e.from_named_step_id),"
+	"       (SELECT c.position FROM tasker.named_tasks_named_steps c"
+	"         WHERE c.named_task_id = e.named_task_id AND c.named_step_id = e.to_named_step_id)"
+	"  FROM tasker.named_step_edges e WHERE e.named_task_id = $1",
+	.nargs = 1,.types = {INT4OID}
 };
 
 void
@@ -51,50 +65,151 @@ RefreshStepTemplates(void)
 	cache_generation = generation;
 }
 
-static StepTemplate
-ReadStepTemplate(int32 named_task_id, int32 named_step_id)
+static void
+ReadSteps(CachedTemplate *template)
 {
-	Datum		args[2] = {Int32GetDatum(named_task_id), Int32GetDatum(named_step_id)};
-	MemoryContext caller;
-	StepTemplate step;
+	Datum		id = Int32GetDatum(template->named_task_id);
 
-	if (RunQuery(&READ_STEP_TEMPLATE, args, NULL) == 0)
-		elog(ERROR, "template step (%d, %d) is missing", named_task_id, named_step_id);
-	caller = MemoryContextSwitchTo(cache_context);
-	step = (StepTemplate)
+	template->n = (int) RunQuery(&READ_STEP_TEMPLATES, &id, NULL);
+	template->steps = palloc0(sizeof(StepTemplate) * Max(template->n, 1));
+	for (int i = 0; i < template->n; i++)
+		template->steps[i] = (StepTemplate)
 	{
-		.task_name = RowText(0, 1),
-			.step_name = RowText(0, 2),
-			.handler = RowText(0, 3),
-			.handler_config = JsonbPGetDatum(DatumGetJsonbPCopy(RowDatum(0, 4, NULL))),
+		.named_step_id = RowInt32(i, 1),
+			.task_name = i == 0 ? RowText(i, 2) : template->steps[0].task_name,
+			.step_name = RowText(i, 3),
+			.handler = RowText(i, 4),
+			.handler_config = JsonbPGetDatum(DatumGetJsonbPCopy(RowDatum(i, 5, NULL))),
 	};
+}
+
+static StepTemplate *
+FindStep(const CachedTemplate *template, int32 named_step_id)
+{
+	int			low = 0;
+	int			high = template->n - 1;
+
+	while (low <= high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (template->steps[middle].named_step_id == named_step_id)
+			return &template->steps[middle];
+		if (template->steps[middle].named_step_id < named_step_id)
+			low = middle + 1;
+		else
+			high = middle - 1;
+	}
+	return NULL;
+}
+
+typedef struct Edge
+{
+	int32		from;
+	int32		to;
+	int32		from_position;
+	int32		to_position;
+} Edge;
+
+static int
+CompareEdges(const void *a, const void *b)
+{
+	const Edge *left = a;
+	const Edge *right = b;
+
+	if (left->from_position != right->from_position)
+		return left->from_position < right->from_position ? -1 : 1;
+	return left->to_position < right->to_position ? -1 : left->to_position > right->to_position;
+}
+
+/* Gives each step its parents and children; edges are sorted by from, then to. */
+static void
+LinkSteps(CachedTemplate *template, const Edge *edges, int n)
+{
+	int32	   *parents = palloc(sizeof(int32) * Max(n, 1));
+	int32	   *children = palloc(sizeof(int32) * Max(n, 1));
+
+	for (int e = 0; e < n; e++)
+	{
+		FindStep(template, edges[e].from)->n_children++;
+		FindStep(template, edges[e].to)->n_parents++;
+	}
+	for (int i = 0; i < template->n; i++)
+	{
+		StepTemplate *step = &template->steps[i];
+
+		step->parents = parents;
+		step->children = children;
+		parents += step->n_parents;
+		children += step->n_children;
+		step->n_parents = step->n_children = 0;
+	}
+	for (int e = 0; e < n; e++)
+	{
+		StepTemplate *from = FindStep(template, edges[e].from);
+		StepTemplate *to = FindStep(template, edges[n - 1 - e].to);
+
+		from->children[from->n_children++] = edges[e].to;
+		to->parents[to->n_parents++] = edges[n - 1 - e].from;
+	}
+}
+
+static void
+ReadEdges(CachedTemplate *template)
+{
+	Datum		id = Int32GetDatum(template->named_task_id);
+	int			n = (int) RunQuery(&READ_EDGES, &id, NULL);
+	Edge	   *edges = palloc(sizeof(Edge) * Max(n, 1));
+
+	for (int e = 0; e < n; e++)
+		edges[e] = (Edge)
+	{
+		.from = RowInt32(e, 1),.to = RowInt32(e, 2),.from_position = RowInt32(e, 3),.to_position = RowInt32(e, 4)
+	};
+	qsort(edges, n, sizeof(Edge), CompareEdges);
+	LinkSteps(template, edges, n);
+	pfree(edges);
+}
+
+/* Read first and entered then: an error must leave no half of it in the cache. */
+static CachedTemplate *
+ReadTemplate(int32 named_task_id)
+{
+	CachedTemplate template = {.named_task_id = named_task_id};
+	CachedTemplate *entry;
+	MemoryContext caller = MemoryContextSwitchTo(cache_context);
+
+	ReadSteps(&template);
+	ReadEdges(&template);
 	MemoryContextSwitchTo(caller);
-	return step;
+	entry = hash_search(cache, &named_task_id, HASH_ENTER, NULL);
+	*entry = template;
+	return entry;
 }
 
 const StepTemplate *
 GetStepTemplate(int32 named_task_id, int32 named_step_id)
 {
-	struct
-	{
-		int32		named_task_id;
-		int32		named_step_id;
-	}			key = {named_task_id, named_step_id};
-	CachedStepTemplate *entry;
-	StepTemplate step;
+	static CachedTemplate *last = NULL;
+	static HTAB *last_cache = NULL;
+	StepTemplate *step;
 
 	if (cache == NULL)
 	{
-		HASHCTL		control = {.keysize = sizeof(key),.entrysize = sizeof(CachedStepTemplate),.hcxt = cache_context};
+		HASHCTL		control = {.keysize = sizeof(int32),.entrysize = sizeof(CachedTemplate),.hcxt = cache_context};
 
-		cache = hash_create("tasker step templates", 256, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		cache = hash_create("tasker step templates", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		last_cache = NULL;
 	}
-	entry = hash_search(cache, &key, HASH_FIND, NULL);
-	if (entry == NULL)
+	if (last_cache != cache || last->named_task_id != named_task_id)
 	{
-		step = ReadStepTemplate(named_task_id, named_step_id);
-		entry = hash_search(cache, &key, HASH_ENTER, NULL);
-		entry->step = step;
+		last = hash_search(cache, &named_task_id, HASH_FIND, NULL);
+		if (last == NULL)
+			last = ReadTemplate(named_task_id);
+		last_cache = cache;
 	}
-	return &entry->step;
+	step = FindStep(last, named_step_id);
+	if (step == NULL)
+		elog(ERROR, "template step (%d, %d) is missing", named_task_id, named_step_id);
+	return step;
 }

@@ -1,6 +1,6 @@
 /*
  * step_template.h
- *		What a template says of one of its steps: what its executor is told.
+ *		What a template says of one of its steps, for those who run it.
  */
 #ifndef TASKER_STEP_TEMPLATE_H
 #define TASKER_STEP_TEMPLATE_H
@@ -9,10 +9,15 @@
 
 typedef struct StepTemplate
 {
+	int32		named_step_id;
 	const char *task_name;
 	const char *step_name;
 	const char *handler;
 	Datum		handler_config; /* jsonb */
+	int			n_parents;
+	int32	   *parents;		/* named steps; the last in topological order first */
+	int			n_children;
+	int32	   *children;		/* named steps, in topological order */
 } StepTemplate;
 
 /*

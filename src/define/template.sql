@@ -106,7 +106,9 @@ CREATE TABLE tasker.named_step_edges (
 	FOREIGN KEY (named_task_id, to_named_step_id) REFERENCES tasker.named_tasks_named_steps,
 	CONSTRAINT template_edge_is_not_a_self_edge CHECK (from_named_step_id <> to_named_step_id)
 );
-COMMENT ON TABLE tasker.named_step_edges IS 'The edges of a template, from prerequisite to dependent.';
+COMMENT ON TABLE tasker.named_step_edges IS 'The edges of a template, from prerequisite to dependent; those of its tasks are the same, see workflow_step_edges.';
+CREATE UNIQUE INDEX parents_of_named_step ON tasker.named_step_edges (named_task_id, to_named_step_id, from_named_step_id);
+COMMENT ON INDEX tasker.parents_of_named_step IS 'Serves the readiness views: the parents of a step.';
 
 CREATE FUNCTION tasker.register_task_template(template jsonb) RETURNS integer
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE

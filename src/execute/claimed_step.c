@@ -17,27 +17,22 @@ typedef struct Reader
 {
 	Table	   *steps;
 	Table	   *tasks;
-	Table	   *edges;
 	Lookup	   *step_by_id;
-	Lookup	   *parent_by_id;
+	Lookup	   *parent_by_named_step;
 	Lookup	   *task_by_id;
-	Lookup	   *edges_to;
 	int64		task_id;		/* 0: none yet */
 	int32		named_task_id;
 	Datum		context;
 } Reader;
 
-static const int edge_to[] = {EDGE_TO};
-
 static Reader
 OpenReader(void)
 {
-	Reader		reader = {.steps = OpenTable(&STEPS),.tasks = OpenTable(&TASKS),.edges = OpenTable(&EDGES)};
+	Reader		reader = {.steps = OpenTable(&STEPS),.tasks = OpenTable(&TASKS)};
 
 	reader.step_by_id = LookupById(reader.steps);
-	reader.parent_by_id = LookupById(reader.steps);
+	reader.parent_by_named_step = LookupByNamedStep(reader.steps);
 	reader.task_by_id = LookupById(reader.tasks);
-	reader.edges_to = BeginLookup(reader.edges, 1, edge_to);
 	return reader;
 }
 
@@ -45,9 +40,8 @@ static void
 CloseReader(Reader *reader)
 {
 	EndLookup(reader->step_by_id);
-	EndLookup(reader->parent_by_id);
+	EndLookup(reader->parent_by_named_step);
 	EndLookup(reader->task_by_id);
-	EndLookup(reader->edges_to);
 }
 
 /* The row with an id that must exist. */
@@ -106,23 +100,25 @@ PushJsonb(JsonbParseState **state, Jsonb *jsonb, JsonbValue **result)
 
 /* {"parent": results, ...} of the direct parents. */
 static Datum
-DependencyResults(Reader *reader, int64 step_id)
+DependencyResults(Reader *reader, const StepTemplate *step_template)
 {
 	JsonbParseState *state = NULL;
 	JsonbValue *object = pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	Datum		key = Int64GetDatum(step_id);
-	TupleTableSlot *edge;
 
-	LookFor(reader->edges_to, 1, &key);
-	while ((edge = NextRow(reader->edges_to)) != NULL)
+	for (int p = 0; p < step_template->n_parents; p++)
 	{
-		int64		parent_id = DatumGetInt64(RowColumn(reader->edges, edge, EDGE_FROM, NULL));
-		TupleTableSlot *parent = RowOfId(reader->parent_by_id, "step", parent_id);
-		int32		named_step_id = DatumGetInt32(RowColumn(reader->steps, parent, STEP_NAMED_STEP, NULL));
+		int32		parent = step_template->parents[p];
+		Datum		key[] = {Int64GetDatum(reader->task_id), Int32GetDatum(parent)};
+		TupleTableSlot *row;
 		bool		none;
-		Datum		results = RowColumn(reader->steps, parent, STEP_RESULTS, &none);
+		Datum		results;
 
-		PushText(&state, WJB_KEY, GetStepTemplate(reader->named_task_id, named_step_id)->step_name, &object);
+		LookFor(reader->parent_by_named_step, 2, key);
+		row = NextRow(reader->parent_by_named_step);
+		if (row == NULL)
+			continue;
+		results = RowColumn(reader->steps, row, STEP_RESULTS, &none);
+		PushText(&state, WJB_KEY, GetStepTemplate(reader->named_task_id, parent)->step_name, &object);
 		/* A copy: what is pushed is read at the end, when the row is gone. */
 		PushJsonb(&state, none ? NULL : DatumGetJsonbPCopy(results), &object);
 	}
@@ -135,10 +131,12 @@ ReadClaimedStep(Reader *reader, int64 step_id, Datum no_parents)
 {
 	TupleTableSlot *row = RowOfId(reader->step_by_id, "step", step_id);
 	StepRow		step = ReadStepRow(reader->steps, row);
+	const StepTemplate *step_template;
 	bool		no_inputs;
 	Datum		inputs = RowColumn(reader->steps, row, STEP_INPUTS, &no_inputs);
 
 	ReadTaskOf(reader, step.task_id);
+	step_template = GetStepTemplate(reader->named_task_id, step.named_step_id);
 	return (ClaimedStep)
 	{
 		.step_id = step_id,
@@ -146,10 +144,10 @@ ReadClaimedStep(Reader *reader, int64 step_id, Datum no_parents)
 			.attempt = step.attempts,
 			.task_id = step.task_id,
 			.executor_id = step.executor_id,
-			.step_template = GetStepTemplate(reader->named_task_id, step.named_step_id),
+			.step_template = step_template,
 			.inputs = no_inputs ? reader->context :
 			DirectFunctionCall2(jsonb_concat, reader->context, inputs),
-			.dependency_results = step.is_root ? no_parents : DependencyResults(reader, step_id),
+			.dependency_results = step.is_root ? no_parents : DependencyResults(reader, step_template),
 	};
 }
 

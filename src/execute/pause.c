@@ -166,10 +166,10 @@ static KeptQuery ENQUEUE_RESUMED = {
 	"   JOIN tasker.workflow_steps s ON s.task_id = t.task_id AND s.state = 'pending'"
 	"  WHERE ns.name = $1 AND ($2 IS NULL OR nt.name = $2) AND ($3 IS NULL OR nt.version = $3)"
 	"    AND ns.paused_at IS NULL AND nt.paused_at IS NULL"
-	"    AND NOT EXISTS (SELECT 1 FROM tasker.workflow_step_edges e"
-	"                      JOIN tasker.workflow_steps p ON p.workflow_step_id = e.from_step_id"
-	"                     WHERE e.to_step_id = s.workflow_step_id"
-	"                       AND p.state NOT IN ('complete', 'resolved_manually'))"
+	"    AND NOT EXISTS (SELECT 1 FROM tasker.named_step_edges e"
+	"                      JOIN tasker.workflow_steps p ON p.named_step_id = e.from_named_step_id"
+	"                     WHERE e.named_task_id = t.named_task_id AND e.to_named_step_id = s.named_step_id"
+	"                       AND p.task_id = s.task_id AND p.state NOT IN ('complete', 'resolved_manually'))"
 	" ON CONFLICT DO NOTHING",
 	.nargs = 3,.types = {TEXTOID, TEXTOID, TEXTOID}
 };

@@ -186,10 +186,10 @@ static KeptQuery READ_PROMOTED = {
 	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
 	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u AND s.state = 'pending'"
 	"  JOIN tasker.tasks t ON t.task_id = s.task_id"
-	" WHERE NOT EXISTS (SELECT 1 FROM tasker.workflow_step_edges e"
-	"                     JOIN tasker.workflow_steps p ON p.workflow_step_id = e.from_step_id"
-	"                    WHERE e.to_step_id = s.workflow_step_id"
-	"                      AND p.state NOT IN ('complete', 'resolved_manually'))",
+	" WHERE NOT EXISTS (SELECT 1 FROM tasker.named_step_edges e"
+	"                     JOIN tasker.workflow_steps p ON p.named_step_id = e.from_named_step_id"
+	"                    WHERE e.named_task_id = t.named_task_id AND e.to_named_step_id = s.named_step_id"
+	"                      AND p.task_id = s.task_id AND p.state NOT IN ('complete', 'resolved_manually'))",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 

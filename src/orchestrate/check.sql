@@ -112,18 +112,25 @@ BEGIN
 	FROM tasker.workflow_steps s
 	WHERE NOT EXISTS (SELECT FROM tasker.tasks t WHERE t.task_id = s.task_id);
 
-	-- An edge leads from one step to another of the same task.
+	-- A task has exactly the steps of its template, and with them its edges.
 	RETURN QUERY
-	SELECT 'edge_leaves_task', 'step', e.to_step_id,
-		format('its parent %s %s', e.from_step_id, CASE
-			WHEN p.workflow_step_id IS NULL THEN 'does not exist'
-			WHEN c.workflow_step_id IS NULL THEN 'exists, it does not'
-			ELSE 'belongs to task ' || p.task_id || ', it to task ' || c.task_id
-		END)
+	SELECT 'steps_disagree_with_template', 'task', coalesce(s.task_id, m.task_id),
+		CASE WHEN m.task_id IS NULL THEN format('its step %s is not in the template', s.workflow_step_id)
+			ELSE format('it has no step %s', (SELECT n.name FROM tasker.named_steps n WHERE n.named_step_id = m.named_step_id)) END
+	FROM tasker.workflow_steps s
+	FULL JOIN (
+		SELECT t.task_id, ts.named_step_id
+		FROM tasker.tasks t
+		JOIN tasker.named_tasks_named_steps ts ON ts.named_task_id = t.named_task_id
+	) m ON m.task_id = s.task_id AND m.named_step_id = s.named_step_id
+	WHERE s.task_id IS NULL
+		OR (m.task_id IS NULL AND EXISTS (SELECT FROM tasker.tasks t WHERE t.task_id = s.task_id));
+
+	-- Along an edge ids grow.
+	RETURN QUERY
+	SELECT 'edge_leads_backwards', 'step', e.to_step_id, format('its parent %s has no smaller id', e.from_step_id)
 	FROM tasker.workflow_step_edges e
-	LEFT JOIN tasker.workflow_steps p ON p.workflow_step_id = e.from_step_id
-	LEFT JOIN tasker.workflow_steps c ON c.workflow_step_id = e.to_step_id
-	WHERE p.task_id IS DISTINCT FROM c.task_id OR p.task_id IS NULL;
+	WHERE e.from_step_id >= e.to_step_id;
 
 	-- A step is marked as root or leaf when no edge says otherwise.
 	RETURN QUERY

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "define/step_template.h"
 #include "execute/pause.h"
 #include "orchestrate/discover.h"
 #include "pg/query.h"
@@ -23,33 +24,27 @@ typedef struct Reader
 {
 	Table	   *steps;
 	Table	   *tasks;
-	Table	   *edges;
 	Lookup	   *step_by_id;
-	Lookup	   *parent_by_id;
+	Lookup	   *by_named_step;
 	Lookup	   *steps_of_task;
 	Lookup	   *task_by_id;
-	Lookup	   *edges_from;
-	Lookup	   *edges_to;
+	TaskRow		task;			/* the one read last: steps of one task often come together */
 } Reader;
 
 static Reader
 OpenReader(void)
 {
 	static const int step_task[] = {STEP_TASK};
-	static const int edge_from[] = {EDGE_FROM};
-	static const int edge_to[] = {EDGE_TO};
-	Reader		r;
+	Reader		r = {0};
 
+	RefreshStepTemplates();
 	BeginAccess();
 	r.steps = OpenTable(&STEPS);
 	r.tasks = OpenTable(&TASKS);
-	r.edges = OpenTable(&EDGES);
 	r.step_by_id = LookupById(r.steps);
-	r.parent_by_id = LookupById(r.steps);
+	r.by_named_step = LookupByNamedStep(r.steps);
 	r.steps_of_task = BeginLookup(r.steps, 1, step_task);
 	r.task_by_id = LookupById(r.tasks);
-	r.edges_from = BeginLookup(r.edges, 1, edge_from);
-	r.edges_to = BeginLookup(r.edges, 1, edge_to);
 	return r;
 }
 
@@ -57,12 +52,23 @@ static void
 CloseReader(Reader *r)
 {
 	EndLookup(r->step_by_id);
-	EndLookup(r->parent_by_id);
+	EndLookup(r->by_named_step);
 	EndLookup(r->steps_of_task);
 	EndLookup(r->task_by_id);
-	EndLookup(r->edges_from);
-	EndLookup(r->edges_to);
 	EndAccess();
+}
+
+/* Reads the task of a step into r->task; false where it is gone. */
+static bool
+ReadTaskOf(Reader *r, const StepRow *step)
+{
+	return r->task.task_id == step->task_id || FindTaskRow(r->tasks, r->task_by_id, step->task_id, &r->task);
+}
+
+static const StepTemplate *
+TemplateOf(const Reader *r, const StepRow *step)
+{
+	return GetStepTemplate(r->task.named_task_id, step->named_step_id);
 }
 
 static KeptQuery READ_FAILED = {
@@ -81,9 +87,10 @@ static KeptQuery READ_CANCELLED = {
 	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
 	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u AND s.state = 'cancelled'"
 	"  JOIN tasker.tasks t ON t.task_id = s.task_id AND t.state <> 'cancelled'"
-	"  LEFT JOIN (tasker.workflow_step_edges e"
-	"             JOIN tasker.workflow_steps c ON c.workflow_step_id = e.to_step_id)"
-	"    ON e.from_step_id = s.workflow_step_id AND c.state = 'pending'",
+	"  LEFT JOIN (tasker.named_step_edges e"
+	"             JOIN tasker.workflow_steps c ON c.named_step_id = e.to_named_step_id)"
+	"    ON e.named_task_id = t.named_task_id AND e.from_named_step_id = s.named_step_id"
+	"   AND c.task_id = s.task_id AND c.state = 'pending'",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 
@@ -104,8 +111,8 @@ static void
 FollowClosedStep(Orchestrator *o, Reader *r, const StepRow *step)
 {
 	Watch	   *watch = hash_search(o->watched_tasks, &step->task_id, HASH_FIND, NULL);
-	Datum		key = Int64GetDatum(step->step_id);
-	TupleTableSlot *edge;
+	const StepTemplate *step_template;
+	StepRow		child;
 
 	/* A watched step keeps its task going; now it does not any more. */
 	if (watch != NULL ? watch->waits_for == step->step_id : step->is_leaf)
@@ -113,15 +120,14 @@ FollowClosedStep(Orchestrator *o, Reader *r, const StepRow *step)
 		(void) WaitsForAnother(o->watched_tasks, step->task_id, step->step_id);
 		AddWork(o, WORK_FINALS, step->task_id);
 	}
-	if (step->is_leaf)
+	if (step->is_leaf || !ReadTaskOf(r, step))
 		return;
-	LookFor(r->edges_from, 1, &key);
-	while ((edge = NextRow(r->edges_from)) != NULL)
+	step_template = TemplateOf(r, step);
+	for (int c = 0; c < step_template->n_children; c++)
 	{
-		int64		child = DatumGetInt64(RowColumn(r->edges, edge, EDGE_TO, NULL));
-
-		if (!WaitsForAnother(o->watched_children, child, step->step_id))
-			AddWork(o, WORK_CANDIDATES, child);
+		if (FindStepOfTask(r->steps, r->by_named_step, step->task_id, step_template->children[c], &child) &&
+			!WaitsForAnother(o->watched_children, child.step_id, step->step_id))
+			AddWork(o, WORK_CANDIDATES, child.step_id);
 	}
 }
 
@@ -254,19 +260,16 @@ FollowCancelled(Batch *batch)
 		AddId(CurrentMemoryContext, &batch->dequeue, step_ids[i]);
 }
 
-/* The newest parent that is not finished: in a wide fan-in the last one to finish. */
+/* The last parent that is not finished: in a wide fan-in the last one to finish. */
 static bool
-FindOpenParent(Reader *r, int64 step_id, StepRow *parent)
+FindOpenParent(Reader *r, const StepRow *step, StepRow *parent)
 {
-	Datum		key = Int64GetDatum(step_id);
-	TupleTableSlot *edge;
+	const StepTemplate *step_template = TemplateOf(r, step);
 
-	LookFor(r->edges_to, 1, &key);
-	while ((edge = PreviousRow(r->edges_to)) != NULL)
+	for (int p = 0; p < step_template->n_parents; p++)
 	{
-		int64		parent_id = DatumGetInt64(RowColumn(r->edges, edge, EDGE_FROM, NULL));
-
-		if (FindStepRow(r->steps, r->parent_by_id, parent_id, parent) && !SatisfiesDependents(parent->state))
+		if (FindStepOfTask(r->steps, r->by_named_step, step->task_id, step_template->parents[p], parent) &&
+			!SatisfiesDependents(parent->state))
 			return true;
 	}
 	return false;
@@ -274,9 +277,10 @@ FindOpenParent(Reader *r, int64 step_id, StepRow *parent)
 
 /* One step that may be ready, and its task. */
 static void
-FollowCandidate(Batch *batch, Reader *r, const StepRow *step, const TaskRow *task)
+FollowCandidate(Batch *batch, Reader *r, const StepRow *step)
 {
 	Orchestrator *o = batch->o;
+	const TaskRow *task = &r->task;
 	StepRow		parent;
 
 	if (step->state == STATE_IN_PROGRESS)
@@ -284,7 +288,7 @@ FollowCandidate(Batch *batch, Reader *r, const StepRow *step, const TaskRow *tas
 	/* Settled before its parents were: nothing else may tell that the task is done. */
 	if (step->state != STATE_PENDING)
 		AddWork(o, WORK_FINALS, task->task_id);
-	else if (!step->is_root && FindOpenParent(r, step->step_id, &parent))
+	else if (!step->is_root && FindOpenParent(r, step, &parent))
 	{
 		bool		parent_moves = parent.state == STATE_IN_PROGRESS ||
 			(parent.state == STATE_ERROR && parent.has_retry);
@@ -323,7 +327,6 @@ FollowCandidates(Batch *batch)
 {
 	int			n;
 	int64	   *step_ids = TakeWork(batch, WORK_CANDIDATES, &n);
-	TaskRow		task = {0};
 	StepRow		step;
 	Reader		r;
 
@@ -332,12 +335,8 @@ FollowCandidates(Batch *batch)
 	r = OpenReader();
 	for (int i = 0; i < n; i++)
 	{
-		if (!FindStepRow(r.steps, r.step_by_id, step_ids[i], &step))
-			continue;
-		/* Steps of one task often come together. */
-		if (task.task_id != step.task_id && !FindTaskRow(r.tasks, r.task_by_id, step.task_id, &task))
-			continue;
-		FollowCandidate(batch, &r, &step, &task);
+		if (FindStepRow(r.steps, r.step_by_id, step_ids[i], &step) && ReadTaskOf(&r, &step))
+			FollowCandidate(batch, &r, &step);
 	}
 	CloseReader(&r);
 }

@@ -7,7 +7,7 @@ DECLARE
 BEGIN
 	FOREACH relation IN ARRAY ARRAY['task_namespaces', 'named_tasks', 'dependent_systems', 'named_steps',
 		'handlers', 'named_tasks_named_steps', 'named_step_edges', 'tasks', 'workflow_steps',
-		'workflow_step_edges', 'task_transition_log', 'workflow_step_transition_log',
+		'task_transition_log', 'workflow_step_transition_log',
 		'task_transition_log_p0', 'task_transition_log_p1', 'workflow_step_transition_log_p0',
 		'workflow_step_transition_log_p1', 'executors',
 		'orchestrator_checkpoint', 'task_namespaces_task_namespace_id_seq', 'named_tasks_named_task_id_seq',

@@ -49,10 +49,11 @@ LEFT JOIN tasker.named_steps n ON n.named_step_id = s.named_step_id
 CROSS JOIN LATERAL (
 	SELECT count(*)::integer AS total,
 		count(*) FILTER (WHERE (
-			SELECT p.state FROM tasker.workflow_steps p WHERE p.workflow_step_id = e.from_step_id
+			SELECT p.state FROM tasker.workflow_steps p
+			WHERE p.task_id = s.task_id AND p.named_step_id = e.from_named_step_id
 		) IN ('complete', 'resolved_manually'))::integer AS completed
-	FROM tasker.workflow_step_edges e
-	WHERE e.to_step_id = s.workflow_step_id
+	FROM tasker.named_step_edges e
+	WHERE e.named_task_id = t.named_task_id AND e.to_named_step_id = s.named_step_id
 ) parent
 CROSS JOIN LATERAL (
 	SELECT parent.completed = parent.total AS dependencies_satisfied,

@@ -24,11 +24,6 @@ const TableShape TASKS = {
 	.columns = {"task_id", "named_task_id", "sort_key", "state", "context"}
 };
 
-const TableShape EDGES = {
-	.name = "workflow_step_edges",.n_columns = EDGE_COLUMNS,
-	.columns = {"from_step_id", "to_step_id"}
-};
-
 const TableShape STEP_LOG = {
 	.name = "workflow_step_transition_log",.n_columns = LOG_COLUMNS,
 	.columns = {
@@ -159,6 +154,27 @@ FindStepRow(const Table *steps, Lookup *by_id, int64 step_id, StepRow *step)
 
 	LookFor(by_id, 1, &key);
 	row = NextRow(by_id);
+	if (row != NULL)
+		*step = ReadStepRow(steps, row);
+	return row != NULL;
+}
+
+Lookup *
+LookupByNamedStep(Table *steps)
+{
+	static const int key[] = {STEP_TASK, STEP_NAMED_STEP};
+
+	return BeginLookup(steps, 2, key);
+}
+
+bool
+FindStepOfTask(const Table *steps, Lookup *by_named_step, int64 task_id, int32 named_step_id, StepRow *step)
+{
+	Datum		key[] = {Int64GetDatum(task_id), Int32GetDatum(named_step_id)};
+	TupleTableSlot *row;
+
+	LookFor(by_named_step, 2, key);
+	row = NextRow(by_named_step);
 	if (row != NULL)
 		*step = ReadStepRow(steps, row);
 	return row != NULL;

@@ -26,11 +26,6 @@ typedef enum TaskColumn
 	TASK_ID, TASK_NAMED_TASK, TASK_SORT_KEY, TASK_STATE, TASK_CONTEXT, TASK_COLUMNS
 } TaskColumn;
 
-typedef enum EdgeColumn
-{
-	EDGE_FROM, EDGE_TO, EDGE_COLUMNS
-} EdgeColumn;
-
 /* Both logs have the same columns. */
 typedef enum LogColumn
 {
@@ -40,7 +35,6 @@ typedef enum LogColumn
 
 extern const TableShape STEPS;
 extern const TableShape TASKS;
-extern const TableShape EDGES;
 extern const TableShape STEP_LOG;
 extern const TableShape TASK_LOG;
 
@@ -79,8 +73,13 @@ extern TaskRow ReadTaskRow(const Table *tasks, TupleTableSlot *row);
 extern bool FindStepRow(const Table *steps, Lookup *by_id, int64 step_id, StepRow *step);
 extern bool FindTaskRow(const Table *tasks, Lookup *by_id, int64 task_id, TaskRow *task);
 
-/* Lookups that several files use. */
+/* The way to a row by its id. */
 extern Lookup *LookupById(Table *table);
+
+/* The way to a step by its task and named step. */
+extern Lookup *LookupByNamedStep(Table *steps);
+extern bool FindStepOfTask(const Table *steps, Lookup *by_named_step, int64 task_id, int32 named_step_id,
+						   StepRow *step);
 
 /* A state as a value of a column of type tasker.state of this table, and back. */
 extern Datum StateValue(const Table *table, int column, TaskerState state);

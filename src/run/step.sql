@@ -38,18 +38,16 @@ COMMENT ON COLUMN tasker.workflow_steps.rank IS 'Minus the priority: smaller run
 COMMENT ON COLUMN tasker.workflow_steps.failed_permanently IS 'An executor said that no retry can help.';
 COMMENT ON COLUMN tasker.workflow_steps.inputs IS 'Only what differs from the task''s context; NULL where nothing does.';
 COMMENT ON CONSTRAINT step_is_unique_in_its_task ON tasker.workflow_steps IS
-'Also serves every query for the steps of a task.';
+'Also serves every query for the steps of a task, and the way along its edges.';
 
-CREATE TABLE tasker.workflow_step_edges (
-	from_step_id bigint NOT NULL,
-	to_step_id bigint NOT NULL,
-	PRIMARY KEY (from_step_id, to_step_id),
-	CONSTRAINT edge_leads_to_a_later_step CHECK (from_step_id < to_step_id)
-) WITH (autovacuum_freeze_min_age = 0);
-COMMENT ON TABLE tasker.workflow_step_edges IS
-'from_step_id must be finished before to_step_id may run. Ids grow in topological order, so the check alone rules out self edges and cycles. Rows are written only by create_task, together with both steps.';
-CREATE UNIQUE INDEX parents_of_step ON tasker.workflow_step_edges (to_step_id, from_step_id);
-COMMENT ON INDEX tasker.parents_of_step IS 'Serves the check whether a step has an unfinished parent, newest first.';
+CREATE VIEW tasker.workflow_step_edges AS
+SELECT parent.workflow_step_id AS from_step_id, child.workflow_step_id AS to_step_id
+FROM tasker.tasks t
+JOIN tasker.named_step_edges e ON e.named_task_id = t.named_task_id
+JOIN tasker.workflow_steps parent ON parent.task_id = t.task_id AND parent.named_step_id = e.from_named_step_id
+JOIN tasker.workflow_steps child ON child.task_id = t.task_id AND child.named_step_id = e.to_named_step_id;
+COMMENT ON VIEW tasker.workflow_step_edges IS
+'from_step_id must be finished before to_step_id may run. A task has the edges of its template, which does not change while it has tasks, so they are not written again for each task. Ids grow in topological order.';
 
 CREATE FUNCTION tasker.cancel_step(step_id bigint, reason text DEFAULT NULL) RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_cancel_step';

@@ -13,8 +13,10 @@
 #include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/query.h"
+#include "pg/table.h"
 #include "pg/wakeup.h"
 #include "rules/document.h"
+#include "run/row.h"
 #include "run/step.h"
 #include "run/transition.h"
 #include "utils/array.h"
@@ -102,14 +104,6 @@ static KeptQuery INSERT_STEPS = {
 #define FLAG_SKIPPABLE	2
 #define FLAG_ROOT		4
 #define FLAG_LEAF		8
-
-static KeptQuery INSERT_EDGES = {
-	.sql =
-	"INSERT INTO tasker.workflow_step_edges (from_step_id, to_step_id)"
-	" SELECT u.from_step_id, u.to_step_id"
-	"   FROM ROWS FROM (unnest($1), unnest($2)) u(from_step_id, to_step_id)",
-	.nargs = 2,.types = {INT8ARRAYOID, INT8ARRAYOID}
-};
 
 static const MemberRule request_rules[] = {
 	{"name", MEMBER_STRING, true, 1, 64},
@@ -252,7 +246,7 @@ AdoptFirstTask(TaskRequest *request)
 	request->task_id = RowInt64(0, 1);
 }
 
-/* Rows of steps and edges that wait to be written together. */
+/* Rows of steps that wait to be written together. */
 typedef struct StepRows
 {
 	MemoryContext context;
@@ -266,10 +260,6 @@ typedef struct StepRows
 	int32	   *retry_limit;
 	int32	   *timeout_seconds;
 	int32	   *flags;
-	int			edges;
-	int			edges_room;
-	int64	   *from;
-	int64	   *to;
 	int			bypassed;
 	int64	   *bypassed_id;
 } StepRows;
@@ -279,7 +269,7 @@ typedef struct StepRows
 	 MemoryContextAllocHuge(rows->context, sizeof(type) * (room)))
 
 static void
-MakeRoom(StepRows *rows, int more_steps, int more_edges)
+MakeRoom(StepRows *rows, int more_steps)
 {
 	if (rows->steps + more_steps > rows->steps_room)
 	{
@@ -295,52 +285,85 @@ MakeRoom(StepRows *rows, int more_steps, int more_edges)
 		ROOM_FOR(rows->flags, int32, room);
 		ROOM_FOR(rows->bypassed_id, int64, room);
 	}
-	if (rows->edges + more_edges > rows->edges_room)
-	{
-		int			room = rows->edges_room = Max(2 * rows->edges_room, rows->edges + more_edges);
+}
 
-		ROOM_FOR(rows->from, int64, room);
-		ROOM_FOR(rows->to, int64, room);
+static void
+InsertStepsBySql(StepRows *rows)
+{
+	Datum		args[8] = {
+		Int64Array(rows->step_id, rows->steps), Int64Array(rows->task_id, rows->steps),
+		Int32Array(rows->named_step_id, rows->steps), Int32Array(rows->handler_id, rows->steps),
+		Int32Array(rows->rank, rows->steps), Int32Array(rows->retry_limit, rows->steps),
+		Int32Array(rows->timeout_seconds, rows->steps), Int32Array(rows->flags, rows->steps)
+	};
+
+	(void) RunQuery(&INSERT_STEPS, args, NULL);
+}
+
+/* The foreign key to the task is not checked: this transaction has just written it. */
+static void
+InsertStepsDirectly(StepRows *rows, Table *table)
+{
+	Datum		values[STEP_COLUMNS] = {0};
+	bool		nulls[STEP_COLUMNS] = {false};
+	Appender   *appender;
+
+	nulls[STEP_EXECUTOR] = nulls[STEP_LAST_ATTEMPTED_AT] = nulls[STEP_NEXT_RETRY_AT] = true;
+	nulls[STEP_BACKOFF_REQUEST] = nulls[STEP_INPUTS] = nulls[STEP_RESULTS] = true;
+	BeginAccess();
+	values[STEP_STATE] = StateValue(table, STEP_STATE, STATE_PENDING);
+	appender = BeginAppend(table);
+	for (int i = 0; i < rows->steps; i++)
+	{
+		values[STEP_ID] = Int64GetDatum(rows->step_id[i]);
+		values[STEP_TASK] = Int64GetDatum(rows->task_id[i]);
+		values[STEP_NAMED_STEP] = Int32GetDatum(rows->named_step_id[i]);
+		values[STEP_HANDLER] = Int32GetDatum(rows->handler_id[i]);
+		values[STEP_RANK] = Int16GetDatum((int16) rows->rank[i]);
+		values[STEP_RETRY_LIMIT] = Int32GetDatum(rows->retry_limit[i]);
+		values[STEP_TIMEOUT] = Int32GetDatum(rows->timeout_seconds[i]);
+		nulls[STEP_TIMEOUT] = rows->timeout_seconds[i] == 0;
+		values[STEP_RETRYABLE] = BoolGetDatum((rows->flags[i] & FLAG_RETRYABLE) != 0);
+		values[STEP_SKIPPABLE] = BoolGetDatum((rows->flags[i] & FLAG_SKIPPABLE) != 0);
+		values[STEP_IS_ROOT] = BoolGetDatum((rows->flags[i] & FLAG_ROOT) != 0);
+		values[STEP_IS_LEAF] = BoolGetDatum((rows->flags[i] & FLAG_LEAF) != 0);
+		AppendRow(appender, rows->step_id[i], values, nulls);
 	}
+	EndAppend(appender);
+	EndAccess();
 }
 
 /* Writes what has come together; bypassed steps are resolved at once. */
 static void
 FlushStepRows(StepRows *rows)
 {
-	Datum		step_args[8] = {
-		Int64Array(rows->step_id, rows->steps), Int64Array(rows->task_id, rows->steps),
-		Int32Array(rows->named_step_id, rows->steps), Int32Array(rows->handler_id, rows->steps),
-		Int32Array(rows->rank, rows->steps), Int32Array(rows->retry_limit, rows->steps),
-		Int32Array(rows->timeout_seconds, rows->steps), Int32Array(rows->flags, rows->steps)
-	};
-	Datum		edge_args[2] = {Int64Array(rows->from, rows->edges), Int64Array(rows->to, rows->edges)};
 	StepMoves	bypass = {
 		.from = STATE_PENDING,.to = STATE_RESOLVED_MANUALLY,
 		.n = rows->bypassed,.step_ids = rows->bypassed_id
 	};
+	Table	   *table = OpenTable(&STEPS);
 	int			moved;
 
-	if (rows->steps > 0)
-		(void) RunQuery(&INSERT_STEPS, step_args, NULL);
-	if (rows->edges > 0)
-		(void) RunQuery(&INSERT_EDGES, edge_args, NULL);
+	if (rows->steps > 0 && TakesDirectWrites(table, true))
+		InsertStepsDirectly(rows, table);
+	else if (rows->steps > 0)
+		InsertStepsBySql(rows);
 	if (rows->bypassed > 0)
 	{
 		bypass.metadata_of_all = ReasonMetadata("bypassed at creation");
 		(void) MoveSteps(&bypass, &moved);
 	}
-	rows->steps = rows->edges = rows->bypassed = 0;
+	rows->steps = rows->bypassed = 0;
 }
 
-/* Adds the steps and edges of a task; ids grow in topological order. */
+/* Adds the steps of a task; ids grow in topological order. */
 static void
 AddStepRows(StepRows *rows, const TaskRequest *request, Oid sequence)
 {
 	const Template *template = request->template;
 	int			first = rows->steps;
 
-	MakeRoom(rows, template->step_count, template->edge_count);
+	MakeRoom(rows, template->step_count);
 	for (int p = 0; p < template->step_count; p++)
 	{
 		const TemplateStep *step = &template->steps[p];
@@ -355,11 +378,6 @@ AddStepRows(StepRows *rows, const TaskRequest *request, Oid sequence)
 		rows->timeout_seconds[i] = step->timeout_seconds;
 		rows->flags[i] = (step->retryable ? FLAG_RETRYABLE : 0) | (step->skippable ? FLAG_SKIPPABLE : 0) |
 			(step->is_root ? FLAG_ROOT : 0) | (step->is_leaf ? FLAG_LEAF : 0);
-	}
-	for (int e = 0; e < template->edge_count; e++)
-	{
-		rows->from[rows->edges] = rows->step_id[first + template->edges[e].from];
-		rows->to[rows->edges++] = rows->step_id[first + template->edges[e].to];
 	}
 	for (int p = 0; p < template->step_count && request->bypass_count > 0; p++)
 	{

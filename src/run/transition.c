@@ -34,9 +34,11 @@ static KeptQuery LOCK_TASK = {
 
 static KeptQuery HAS_OPEN_PARENT = {
 	.sql =
-	"SELECT EXISTS (SELECT 1 FROM tasker.workflow_step_edges e"
-	"  JOIN tasker.workflow_steps p ON p.workflow_step_id = e.from_step_id"
-	" WHERE e.to_step_id = $1 AND p.state NOT IN ('complete', 'resolved_manually'))",
+	"SELECT EXISTS (SELECT 1 FROM tasker.workflow_steps s"
+	"  JOIN tasker.tasks t ON t.task_id = s.task_id"
+	"  JOIN tasker.named_step_edges e ON e.named_task_id = t.named_task_id AND e.to_named_step_id = s.named_step_id"
+	"  JOIN tasker.workflow_steps p ON p.task_id = s.task_id AND p.named_step_id = e.from_named_step_id"
+	" WHERE s.workflow_step_id = $1 AND p.state NOT IN ('complete', 'resolved_manually'))",
 	.nargs = 1,.types = {INT8OID}
 };
 
