@@ -209,7 +209,9 @@ CommonLogRow(const Table *log, TaskerState from, TaskerState to, TimestampTz at)
 {
 	LogRow		row = {{0}};
 
-	row.values[LOG_FROM_STATE] = StateValue(log, LOG_FROM_STATE, from);
+	row.nulls[LOG_FROM_STATE] = from == STATE_NONE;
+	if (from != STATE_NONE)
+		row.values[LOG_FROM_STATE] = StateValue(log, LOG_FROM_STATE, from);
 	row.values[LOG_TO_STATE] = StateValue(log, LOG_TO_STATE, to);
 	row.values[LOG_CREATED_AT] = TimestampTzGetDatum(at);
 	row.values[LOG_XACT] = FullTransactionIdGetDatum(GetTopFullTransactionId());
@@ -404,6 +406,25 @@ MoveTasksDirectly(Table *tasks, Table *log, TaskerState from, TaskerState to, in
 	EndLookup(by_id);
 	EndAccess();
 	return moved;
+}
+
+void
+LogCreations(Table *log, const int64 *task_ids, int n, TimestampTz at)
+{
+	Appender   *appender;
+	LogRow		row;
+
+	BeginAccess();
+	appender = BeginAppend(log);
+	row = CommonLogRow(log, STATE_NONE, STATE_PENDING, at);
+	row.values[LOG_SORT_KEY] = Int32GetDatum(10);
+	for (int i = 0; i < n; i++)
+	{
+		row.values[LOG_OWNER] = Int64GetDatum(task_ids[i]);
+		AppendRow(appender, task_ids[i], row.values, row.nulls);
+	}
+	EndAppend(appender);
+	EndAccess();
 }
 
 /* ---------- either way ---------- */

@@ -11,6 +11,7 @@
 
 #include "tasker.h"
 
+#include "pg/table.h"
 #include "rules/state.h"
 
 /*
@@ -61,6 +62,12 @@ extern MovedStep *MoveSteps(const StepMoves *moves, int *moved);
  * task_ids ascending, metadata a jsonb for all or 0.
  */
 extern int	MoveTasks(TaskerState from, TaskerState to, int n, const int64 *task_ids, Datum metadata);
+
+/*
+ * Appends the first transition, to pending, of tasks that were just written
+ * directly; ids ascending.  The log must take direct writes.
+ */
+extern void LogCreations(Table *log, const int64 *task_ids, int n, TimestampTz at);
 
 /* A jsonb of JSON text that we wrote ourselves. */
 extern Datum JsonbOfText(const char *json);

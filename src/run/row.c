@@ -21,7 +21,11 @@ const TableShape STEPS = {
 
 const TableShape TASKS = {
 	.name = "tasks",.n_columns = TASK_COLUMNS,
-	.columns = {"task_id", "named_task_id", "sort_key", "state", "context"}
+	.columns = {
+		"task_id", "named_task_id", "task_namespace_id", "sort_key", "state", "priority", "requested_at",
+		"identity_key", "initiator", "source_system", "reason", "tags", "bypass_steps",
+		"context"
+	}
 };
 
 const TableShape STEP_LOG = {

@@ -79,6 +79,11 @@ static KeptQuery INSERT_TASKS = {
 	TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID}
 };
 
+static KeptQuery LOCK_TEMPLATE = {
+	.sql = "SELECT 1 FROM tasker.named_tasks WHERE named_task_id = $1 FOR KEY SHARE",
+	.nargs = 1,.types = {INT4OID}
+};
+
 static KeptQuery FIND_TASK_BY_IDENTITY = {
 	.sql =
 	"SELECT t.task_id, nt.name FROM tasker.tasks t"
@@ -158,24 +163,28 @@ ResolveTemplate(TaskRequest *request)
 	}
 }
 
+static Datum
+TextArray(char **values, int n)
+{
+	Datum	   *datums = palloc(sizeof(Datum) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+		datums[i] = CStringGetTextDatum(values[i]);
+	return PointerGetDatum(construct_array(datums, n, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
 /* A text[] as the text that the cast in INSERT_TASKS reads. */
 static Datum
 TextArrayLiteral(char **values, int n)
 {
-	Datum	   *datums = palloc(sizeof(Datum) * Max(n, 1));
-	ArrayType  *array;
-
 	if (n == 0)
 		return CStringGetTextDatum("{}");
-	for (int i = 0; i < n; i++)
-		datums[i] = CStringGetTextDatum(values[i]);
-	array = construct_array(datums, n, TEXTOID, -1, false, TYPALIGN_INT);
-	return CStringGetTextDatum(OidOutputFunctionCall(F_ARRAY_OUT, PointerGetDatum(array)));
+	return CStringGetTextDatum(OidOutputFunctionCall(F_ARRAY_OUT, TextArray(values, n)));
 }
 
 /* Writes the task rows and their first transitions; marks those created. */
 static void
-InsertTasks(TaskRequest *requests, int n)
+InsertTasksBySql(TaskRequest *requests, int n)
 {
 	enum
 	{
@@ -185,7 +194,6 @@ InsertTasks(TaskRequest *requests, int n)
 	static const Oid types[COLUMNS] = {
 		0, 0, INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID
 	};
-	Oid			sequence = ExtensionRelation("tasks_task_id_seq");
 	Datum	   *columns[COLUMNS];
 	bool	   *no_key = palloc(sizeof(bool) * n);
 	Datum		args[COLUMNS];
@@ -197,7 +205,6 @@ InsertTasks(TaskRequest *requests, int n)
 	{
 		TaskRequest *request = &requests[i];
 
-		request->task_id = nextval_internal(sequence, false);
 		no_key[i] = request->identity_key == NULL;
 		columns[TASK][i] = Int64GetDatum(request->task_id);
 		columns[NAMED_TASK][i] = Int32GetDatum(request->template->named_task_id);
@@ -222,6 +229,84 @@ InsertTasks(TaskRequest *requests, int n)
 		requests[i].created = RowInt64(row, 1) == requests[i].task_id;
 		row += requests[i].created;
 	}
+}
+
+/* Locks the templates of the requests as the foreign key would: from then on they cannot be replaced. */
+static void
+LockTemplates(const TaskRequest *requests, int n)
+{
+	int32		last = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		Datum		id = Int32GetDatum(requests[i].template->named_task_id);
+
+		if (DatumGetInt32(id) != last && RunQuery(&LOCK_TEMPLATE, &id, NULL) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("template \"%s\" is gone", requests[i].template->full_name)));
+		last = DatumGetInt32(id);
+	}
+}
+
+/* As InsertTasksBySql, for requests without an identity key: nothing can be in their way. */
+static void
+InsertTasksDirectly(TaskRequest *requests, int n, Table *table, Table *log)
+{
+	Datum		values[TASK_COLUMNS] = {0};
+	bool		nulls[TASK_COLUMNS] = {false};
+	int64	   *task_ids = palloc(sizeof(int64) * n);
+	TimestampTz now = TaskerNow();
+	Appender   *appender;
+
+	LockTemplates(requests, n);
+	BeginAccess();
+	appender = BeginAppend(table);
+	nulls[TASK_IDENTITY_KEY] = true;
+	values[TASK_SORT_KEY] = Int32GetDatum(10);
+	values[TASK_STATE] = StateValue(table, TASK_STATE, STATE_PENDING);
+	values[TASK_REQUESTED_AT] = TimestampTzGetDatum(now);
+	for (int i = 0; i < n; i++)
+	{
+		TaskRequest *request = &requests[i];
+
+		values[TASK_ID] = Int64GetDatum(request->task_id);
+		values[TASK_NAMED_TASK] = Int32GetDatum(request->template->named_task_id);
+		values[TASK_NAMESPACE] = Int32GetDatum(request->template->task_namespace_id);
+		values[TASK_PRIORITY] = Int16GetDatum((int16) request->priority);
+		values[TASK_INITIATOR] = CStringGetTextDatum(request->initiator);
+		values[TASK_SOURCE_SYSTEM] = CStringGetTextDatum(request->source_system);
+		values[TASK_REASON] = CStringGetTextDatum(request->reason);
+		values[TASK_TAGS] = TextArray(request->tags, request->tag_count);
+		values[TASK_BYPASS_STEPS] = TextArray(request->bypass_steps, request->bypass_count);
+		values[TASK_CONTEXT] = JsonbPGetDatum(request->context);
+		AppendRow(appender, request->task_id, values, nulls);
+		task_ids[i] = request->task_id;
+		request->created = true;
+	}
+	EndAppend(appender);
+	EndAccess();
+	LogCreations(log, task_ids, n, now);
+}
+
+/* Gives the requests their ids and writes the tasks; marks those created. */
+static void
+InsertTasks(TaskRequest *requests, int n)
+{
+	Oid			sequence = ExtensionRelation("tasks_task_id_seq");
+	Table	   *table = OpenTable(&TASKS);
+	Table	   *log = OpenTable(&TASK_LOG);
+	bool		directly = TakesDirectWrites(table, true) && TakesDirectWrites(log, true);
+
+	for (int i = 0; i < n; i++)
+	{
+		requests[i].task_id = nextval_internal(sequence, false);
+		directly &= requests[i].identity_key == NULL;
+	}
+	if (directly)
+		InsertTasksDirectly(requests, n, table, log);
+	else
+		InsertTasksBySql(requests, n);
 }
 
 /* Gives a request whose identity key was taken the task that has it. */
