@@ -19,6 +19,7 @@
 #include "catalog/pg_type.h"
 #include "execute/queue.h"
 #include "pg/query.h"
+#include "pg/waiters.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -106,6 +107,7 @@ EnqueueSteps(const ReadyStep *steps, int n)
 		handlers[i] = steps[i].handler_id;
 		ranks[i] = steps[i].rank;
 		step_ids[i] = steps[i].step_id;
+		NoteStepsWaiting(steps[i].handler_id, 1);
 	}
 	args[0] = Int32Array(handlers, n);
 	args[1] = Int32Array(ranks, n);
@@ -245,6 +247,8 @@ TakeSteps(const int32 *handler_ids, int n_handlers, int max, int *taken)
 	forget_marks = false;
 	(void) ResetMarks(handler_ids, n_handlers);
 	*taken = TakeBeyondMarks(handler_ids, n_handlers, max, steps);
+	for (int i = 0; i < *taken; i++)
+		NoteStepsTaken(steps[i].handler_id, 1);
 	return steps;
 }
 

@@ -8,6 +8,7 @@
 #include "catalog/pg_type.h"
 #include "pg/clock.h"
 #include "pg/query.h"
+#include "pg/waiters.h"
 #include "pg/wakeup.h"
 #include "rules/retry.h"
 #include "run/timer.h"
@@ -212,6 +213,8 @@ MoveTasks(TaskerState from, TaskerState to, int n, const int64 *task_ids, Datum 
 	moved = RunQuery(&MOVE_TASKS, args, nulls);
 	if (moved > 0)
 		WakeOrchestratorAtCommit();
+	if (EndsTask(to))
+		NoteTasksEnded(task_ids, n);
 	return (int) moved;
 }
 
