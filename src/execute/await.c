@@ -25,6 +25,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
+#include "utils/wait_event.h"
 
 #define MAX_AWAITED 10000
 
