@@ -29,7 +29,7 @@
 
 #define MAX_AWAITED 10000
 
-/* Where nobody is woken (no preload): the waits between two looks. */
+/* Where nobody is woken (no preload, standby): the waits between two looks. */
 #define FIRST_POLL_MS 10
 #define LAST_POLL_MS 1000
 

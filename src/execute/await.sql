@@ -9,4 +9,4 @@ COMMENT ON PROCEDURE tasker.await_steps(bigint, integer, interval, jsonb) IS
 CREATE PROCEDURE tasker.await_task(task_id bigint, timeout interval DEFAULT NULL, INOUT state tasker.state DEFAULT NULL)
 LANGUAGE c AS 'MODULE_PATHNAME', 'tasker_await_task';
 COMMENT ON PROCEDURE tasker.await_task(bigint, interval, tasker.state) IS
-'Waits until a task has come to an end and gives its state: complete, error, cancelled or resolved_manually; NULL after the timeout (NULL: waits without end, 0: does not wait). Waits as await_steps does. Must be called outside of a transaction block. Errors: 25001 in a transaction block or from a function; 42704 unknown task.';
+'Waits until a task has come to an end and gives its state: complete, error, cancelled or resolved_manually; NULL after the timeout (NULL: waits without end, 0: does not wait). Waits as await_steps does, on a standby by looking again as without preload. Must be called outside of a transaction block. Errors: 25001 in a transaction block or from a function; 42704 unknown task.';

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "lib/ilist.h"
 #include "miscadmin.h"
 #include "pg/waiters.h"
@@ -134,7 +135,7 @@ StartWaiters(void)
 bool
 WaitersAreWoken(void)
 {
-	return State != NULL;
+	return State != NULL && !RecoveryInProgress();
 }
 
 /* ---------- waking, under the lock ---------- */
@@ -515,7 +516,7 @@ WaitOnce(long timeout, uint32 wait_event)
 bool
 SleepUntilWoken(TimestampTz until, uint32 wait_event)
 {
-	const volatile Waiter *waiter = State != NULL ? MyPlace() : NULL;
+	const volatile Waiter *waiter = joined ? MyPlace() : NULL;
 
 	for (;;)
 	{

@@ -18,7 +18,7 @@
 
 #include "tasker.h"
 
-/* Whether waiters are woken at all: false where tasker is not preloaded. */
+/* Whether waiters are woken at all: not where tasker is not preloaded, and not on a standby. */
 extern bool WaitersAreWoken(void);
 
 /* ---------- waiting ---------- */
