@@ -149,7 +149,12 @@ DELETE FROM tasker.task_transition_log;
 \echo :LAST_ERROR_SQLSTATE
 TRUNCATE tasker.task_transition_log;
 \echo :LAST_ERROR_SQLSTATE
+-- (uniqueness is the partitions')
 INSERT INTO tasker.task_transition_log (task_id, sort_key, to_state, created_at, role)
+VALUES (0, 10, 'pending', tasker.now(), 'nobody')
+ON CONFLICT (task_id, sort_key) DO UPDATE SET role = 'nobody';
+\echo :LAST_ERROR_SQLSTATE
+INSERT INTO tasker.task_transition_log_p0 (task_id, sort_key, to_state, created_at, role)
 VALUES (0, 10, 'pending', tasker.now(), 'nobody')
 ON CONFLICT (task_id, sort_key) DO UPDATE SET role = 'nobody';
 \echo :LAST_ERROR_SQLSTATE
@@ -160,6 +165,13 @@ DELETE FROM tasker.workflow_step_transition_log;
 TRUNCATE tasker.workflow_step_transition_log;
 \echo :LAST_ERROR_SQLSTATE
 TRUNCATE tasker.tasks, tasker.workflow_steps, tasker.task_transition_log, tasker.workflow_step_transition_log;
+\echo :LAST_ERROR_SQLSTATE
+-- Nor by the back door: each partition refuses by itself.
+UPDATE tasker.task_transition_log_p1 SET role = 'nobody' WHERE false;
+\echo :LAST_ERROR_SQLSTATE
+DELETE FROM tasker.workflow_step_transition_log_p0;
+\echo :LAST_ERROR_SQLSTATE
+TRUNCATE tasker.workflow_step_transition_log_p0;
 \echo :LAST_ERROR_SQLSTATE
 
 SELECT * FROM tasker.check();

@@ -11,6 +11,7 @@
 
 #include "catalog/pg_type.h"
 #include "execute/claim.h"
+#include "execute/claimed_step.h"
 #include "execute/executor.h"
 #include "execute/pause.h"
 #include "execute/queue.h"
@@ -19,6 +20,7 @@
 #include "pg/query.h"
 #include "pg/shmem.h"
 #include "pg/waiters.h"
+#include "run/transition.h"
 #include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
@@ -143,28 +145,31 @@ typedef struct StepWait
 	StringInfoData json;		/* what was claimed, before the closing bracket */
 } StepWait;
 
-/* Appends the rows of ReadClaimedSteps as objects with the columns' names. */
+/* Appends steps as objects with the names of the columns of tasker.claimed_step. */
 static void
-AppendClaimedSteps(StringInfo json, uint64 rows)
+AppendClaimedSteps(StringInfo json, const ClaimedStep *steps, int n)
 {
-	static const char *const texts[] = {"task_name", "step_name", "handler"};
-	static const char *const objects[] = {"handler_config", "inputs", "dependency_results"};
+	static const char *const text_names[] = {"task_name", "step_name", "handler"};
+	static const char *const object_names[] = {"handler_config", "inputs", "dependency_results"};
 
-	for (uint64 row = 0; row < rows; row++)
+	for (const ClaimedStep *step = steps; step < steps + n; step++)
 	{
+		const StepTemplate *step_template = step->step_template;
+		const char *texts[] = {step_template->task_name, step_template->step_name, step_template->handler};
+		Datum		objects[] = {step_template->handler_config, step->inputs, step->dependency_results};
+
 		appendStringInfo(json, "%s{\"workflow_step_id\":" INT64_FORMAT ",\"claim\":%d,\"attempt\":%d,\"task_id\":" INT64_FORMAT,
-						 json->len > 1 ? "," : "",
-						 RowInt64(row, 1), RowInt32(row, 2), RowInt32(row, 3), RowInt64(row, 4));
+						 json->len > 1 ? "," : "", step->step_id, step->claim, step->attempt, step->task_id);
 		for (int i = 0; i < lengthof(texts); i++)
 		{
-			appendStringInfo(json, ",\"%s\":", texts[i]);
-			escape_json(json, RowText(row, 5 + i));
+			appendStringInfo(json, ",\"%s\":", text_names[i]);
+			escape_json(json, texts[i]);
 		}
 		for (int i = 0; i < lengthof(objects); i++)
 		{
-			Jsonb	   *jsonb = DatumGetJsonbP(RowDatum(row, 8 + i, NULL));
+			Jsonb	   *jsonb = DatumGetJsonbP(objects[i]);
 
-			appendStringInfo(json, ",\"%s\":", objects[i]);
+			appendStringInfo(json, ",\"%s\":", object_names[i]);
 			(void) JsonbToCString(json, &jsonb->root, VARSIZE(jsonb));
 		}
 		appendStringInfoChar(json, '}');
@@ -198,7 +203,7 @@ ClaimTaken(StepWait *w, ReadyStep *ready, int n)
 	steps = ClaimSteps(step_ids, executors, n, &claimed);
 	for (int i = 0; i < claimed; i++)
 		step_ids[i] = steps[i].step_id;
-	AppendClaimedSteps(&w->json, ReadClaimedSteps(step_ids, claimed));
+	AppendClaimedSteps(&w->json, ReadClaimedSteps(step_ids, claimed), claimed);
 	w->claimed += claimed;
 }
 

@@ -6,6 +6,7 @@
 
 #include "catalog/pg_type.h"
 #include "execute/claim.h"
+#include "execute/claimed_step.h"
 #include "execute/executor.h"
 #include "execute/pause.h"
 #include "execute/queue.h"
@@ -14,32 +15,9 @@
 #include "pg/query.h"
 #include "pg/shmem.h"
 #include "pg/wakeup.h"
+#include "utils/builtins.h"
 
 #define MAX_CLAIM 10000
-
-static KeptQuery READ_CLAIMED_STEPS = {
-	.sql =
-	"SELECT s.workflow_step_id, s.sort_key, s.attempts, s.task_id, nt.name, ns.name, h.name,"
-	"       ts.handler_config,"
-	"       CASE WHEN s.inputs IS NULL THEN t.context ELSE t.context || s.inputs END,"
-	"       CASE WHEN s.is_root THEN '{}'::jsonb ELSE coalesce("
-	"        (SELECT jsonb_object_agg(pn.name, coalesce(p.results, 'null'))"
-	"           FROM tasker.workflow_step_edges e"
-	"           JOIN tasker.workflow_steps p ON p.workflow_step_id = e.from_step_id"
-	"           JOIN tasker.named_steps pn ON pn.named_step_id = p.named_step_id"
-	"          WHERE e.to_step_id = s.workflow_step_id), '{}') END,"
-	"       s.executor_id"
-	"  FROM (SELECT * FROM unnest($1) WITH ORDINALITY o(step_id, place) LIMIT cardinality($1)) u"
-	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u.step_id"
-	"  JOIN tasker.tasks t ON t.task_id = s.task_id"
-	"  JOIN tasker.named_tasks nt ON nt.named_task_id = t.named_task_id"
-	"  JOIN tasker.named_steps ns ON ns.named_step_id = s.named_step_id"
-	"  JOIN tasker.named_tasks_named_steps ts"
-	"    ON ts.named_task_id = t.named_task_id AND ts.named_step_id = s.named_step_id"
-	"  JOIN tasker.handlers h ON h.handler_id = s.handler_id"
-	" ORDER BY u.place",
-	.nargs = 1,.types = {INT8ARRAYOID}
-};
 
 /* Who has what: the last checkpoint, and the claims that the log got since. */
 static KeptQuery FIND_STEPS_OF_EXECUTOR = {
@@ -75,26 +53,25 @@ ClaimSteps(const int64 *step_ids, const int64 *executors, int n, int *claimed)
 	return MoveSteps(&moves, claimed);
 }
 
-uint64
-ReadClaimedSteps(const int64 *step_ids, int n)
-{
-	Datum		arg = Int64Array(step_ids, n);
-
-	return RunQuery(&READ_CLAIMED_STEPS, &arg, NULL);
-}
-
-/* Hands the rows of ReadClaimedSteps to the SQL function that is running. */
+/* Hands steps to the SQL function that is running, as rows of tasker.claimed_step. */
 static void
-ReturnClaimedSteps(FunctionCallInfo fcinfo, uint64 rows)
+ReturnClaimedSteps(FunctionCallInfo fcinfo, const int64 *step_ids, int n)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	ClaimedStep *steps = ReadClaimedSteps(step_ids, n);
 
-	for (uint64 row = 0; row < rows; row++)
+	for (int i = 0; i < n; i++)
 	{
-		Datum		values[11];
-		bool		nulls[11];
+		const StepTemplate *step_template = steps[i].step_template;
+		bool		nulls[10] = {false};
+		Datum		values[10] = {
+			Int64GetDatum(steps[i].step_id), Int32GetDatum(steps[i].claim),
+			Int32GetDatum(steps[i].attempt), Int64GetDatum(steps[i].task_id),
+			CStringGetTextDatum(step_template->task_name), CStringGetTextDatum(step_template->step_name),
+			CStringGetTextDatum(step_template->handler), step_template->handler_config,
+			steps[i].inputs, steps[i].dependency_results
+		};
 
-		heap_deform_tuple(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, values, nulls);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 }
@@ -162,7 +139,7 @@ tasker_claim_steps(PG_FUNCTION_ARGS)
 			steps = ClaimSteps(step_ids, executors, taken, &claimed_now);
 			for (int i = 0; i < claimed_now; i++)
 				step_ids[i] = steps[i].step_id;
-			ReturnClaimedSteps(fcinfo, ReadClaimedSteps(step_ids, claimed_now));
+			ReturnClaimedSteps(fcinfo, step_ids, claimed_now);
 			claimed += claimed_now;
 		}
 	}
@@ -194,7 +171,7 @@ tasker_my_steps(PG_FUNCTION_ARGS)
 	step_ids = palloc(sizeof(int64) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 		step_ids[i] = RowInt64(i, 1);
-	ReturnClaimedSteps(fcinfo, ReadClaimedSteps(step_ids, n));
+	ReturnClaimedSteps(fcinfo, step_ids, n);
 	CloseQueryScope(&scope);
 	return (Datum) 0;
 }

@@ -9,19 +9,12 @@
 
 #include "tasker.h"
 
-#include "run/transition.h"
+#include "run/move.h"
 
 /*
  * Claims steps for executors, one for each step; steps that are not pending
  * any more are passed over.  step_ids ascending.  Returns what was claimed and its number.
  */
 extern MovedStep *ClaimSteps(const int64 *step_ids, const int64 *executors, int n, int *claimed);
-
-/*
- * Reads what executors need to run these claimed steps, in the order of the
- * ids: the columns of tasker.claimed_step, then the executor's id.
- * Returns the number of rows, which are in SPI_tuptable.
- */
-extern uint64 ReadClaimedSteps(const int64 *step_ids, int n);
 
 #endif							/* TASKER_CLAIM_H */

@@ -2,79 +2,61 @@
  * queue.c
  *		The work queue: steps that are ready and have no executor yet.
  *
- * The queue is nearly empty whenever statistics look at it, so no statement
- * here leaves the planner a choice: probes with the whole key, scans bounded
- * by LIMIT inside LATERAL, deletes by ctid.
+ * The queue is nearly empty whenever statistics look at it, and any plan made
+ * for an empty table goes wrong when it is full.  So nothing is planned here:
+ * rows are reached through their index directly.
  *
  * Dead entries at the front of the index cost about 60 ns each until the
  * oldest snapshot lets them go.  So each session remembers per handler how
- * far it has taken (the low-water mark) and goes on from there; about once a
- * second, and after a rollback, it looks from the start again.
+ * far it has taken (the low-water mark) and goes on from there.  What lies
+ * behind the mark nevertheless, because a claim was rolled back or an older
+ * step came back, is found by looking from the start again now and then: once
+ * a second, or less often where that look takes long.
  */
 #include "postgres.h"
 
-#include <limits.h>
-
 #include "access/xact.h"
-#include "catalog/pg_type.h"
 #include "execute/queue.h"
 #include "pg/query.h"
+#include "pg/table.h"
 #include "pg/waiters.h"
+#include "portability/instr_time.h"
+#include "run/row.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #define RESCAN_INTERVAL_MS 1000
 
+/* Looking from the start takes at most one part in so many of the time, */
+#define RESCAN_SHARE 50
+
+/* and costs nothing to speak of up to so many microseconds. */
+#define CHEAP_LOOK_US 200
+
 typedef struct LowWaterMark
 {
 	int32		handler_id;		/* hash key */
 	int16		rank;
-	int64		step_id;
-	TimestampTz rescanned_at;
+	int64		step_id;		/* 0: at the start */
+	TimestampTz rescan_at;		/* when to look from the start again */
+	int64		look_us;		/* how long that has taken the last time */
 } LowWaterMark;
 
 static HTAB *marks = NULL;
 static bool forget_marks = false;
 
-static KeptQuery ENQUEUE_STEPS = {
-	.sql =
-	"INSERT INTO tasker.work_queue (handler_id, rank, workflow_step_id)"
-	" SELECT u.handler_id, u.rank, u.step_id"
-	"   FROM ROWS FROM (unnest($1), unnest($2), unnest($3)) u(handler_id, rank, step_id)"
-	" ON CONFLICT DO NOTHING",
-	.nargs = 3,.types = {INT4ARRAYOID, INT4ARRAYOID, INT8ARRAYOID}
+typedef enum QueueColumn
+{
+	QUEUE_HANDLER, QUEUE_RANK, QUEUE_STEP, QUEUE_COLUMNS
+} QueueColumn;
+
+static const TableShape QUEUE = {
+	.name = "work_queue",.n_columns = QUEUE_COLUMNS,
+	.columns = {"handler_id", "rank", "workflow_step_id"}
 };
 
-static KeptQuery TAKE_STEPS = {
-	.sql =
-	"DELETE FROM tasker.work_queue WHERE ctid = ANY (ARRAY("
-	" SELECT q.ctid"
-	"   FROM ROWS FROM (unnest($1), unnest($2), unnest($3)) h(handler_id, rank, step_id)"
-	"  CROSS JOIN LATERAL ("
-	"   SELECT w.ctid, w.rank, w.workflow_step_id FROM tasker.work_queue w"
-	"    WHERE w.handler_id = h.handler_id"
-	"      AND (w.rank, w.workflow_step_id) > (h.rank::smallint, h.step_id)"
-	"    ORDER BY w.rank, w.workflow_step_id LIMIT $4 FOR UPDATE SKIP LOCKED) q"
-	"  ORDER BY q.rank, q.workflow_step_id LIMIT $4))"
-	" RETURNING handler_id, rank::integer, workflow_step_id",
-	.nargs = 4,.types = {INT4ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT8OID}
-};
-
-static KeptQuery HAS_WAITING_STEPS = {
-	.sql = "SELECT 1 FROM tasker.work_queue WHERE handler_id = $1 LIMIT 1",
-	.nargs = 1,.types = {INT4OID}
-};
-
-static KeptQuery DEQUEUE_STEPS = {
-	.sql =
-	"DELETE FROM tasker.work_queue WHERE ctid = ANY (ARRAY("
-	" SELECT (SELECT q.ctid FROM tasker.work_queue q"
-	"          WHERE q.handler_id = s.handler_id AND q.rank = s.rank"
-	"            AND q.workflow_step_id = s.workflow_step_id)"
-	"   FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch JOIN tasker.workflow_steps s ON s.workflow_step_id = u))",
-	.nargs = 1,.types = {INT8ARRAYOID}
-};
+static const int queue_key[] = {QUEUE_HANDLER, QUEUE_RANK, QUEUE_STEP};
 
 /* A step put back in front of the mark must be found: the mark gives way. */
 static void
@@ -92,27 +74,62 @@ LowerMarks(const ReadyStep *steps, int n)
 	}
 }
 
+/* Whether the queue has the row already, as far as anyone can say. */
+static bool
+IsQueued(Lookup *by_key, const ReadyStep *step)
+{
+	Datum		key[] = {Int32GetDatum(step->handler_id), Int16GetDatum(step->rank), Int64GetDatum(step->step_id)};
+
+	LookFor(by_key, 3, key);
+	return NextRow(by_key) != NULL;
+}
+
+static int
+CompareByKey(const void *a, const void *b)
+{
+	const ReadyStep *left = a;
+	const ReadyStep *right = b;
+
+	if (left->handler_id != right->handler_id)
+		return left->handler_id < right->handler_id ? -1 : 1;
+	return CompareReadySteps(a, b);
+}
+
+/*
+ * Only who holds the orchestration lock writes here, so that a row that the
+ * latest look does not find cannot come from someone else meanwhile.
+ */
 void
 EnqueueSteps(const ReadyStep *steps, int n)
 {
-	int32	   *handlers = palloc(sizeof(int32) * Max(n, 1));
-	int32	   *ranks = palloc(sizeof(int32) * Max(n, 1));
-	int64	   *step_ids = palloc(sizeof(int64) * Max(n, 1));
-	Datum		args[3];
+	static const bool no_nulls[QUEUE_COLUMNS] = {false};
+	ReadyStep  *sorted;
+	Table	   *queue;
+	Lookup	   *by_key;
+	Appender   *appender;
 
 	if (n == 0)
 		return;
+	sorted = palloc(sizeof(ReadyStep) * n);
+	memcpy(sorted, steps, sizeof(ReadyStep) * n);
+	qsort(sorted, n, sizeof(ReadyStep), CompareByKey);
+	BeginAccess();
+	queue = OpenTable(&QUEUE);
+	by_key = BeginLatestLookup(queue, 3, queue_key);
+	appender = BeginAppend(queue);
 	for (int i = 0; i < n; i++)
 	{
-		handlers[i] = steps[i].handler_id;
-		ranks[i] = steps[i].rank;
-		step_ids[i] = steps[i].step_id;
-		NoteStepsWaiting(steps[i].handler_id, 1);
+		Datum		values[] = {Int32GetDatum(sorted[i].handler_id), Int16GetDatum(sorted[i].rank), Int64GetDatum(sorted[i].step_id)};
+
+		if ((i > 0 && sorted[i].step_id == sorted[i - 1].step_id) || IsQueued(by_key, &sorted[i]))
+			continue;
+		AppendRow(appender, sorted[i].step_id, values, no_nulls);
+		NoteStepsWaiting(sorted[i].handler_id, 1);
 	}
-	args[0] = Int32Array(handlers, n);
-	args[1] = Int32Array(ranks, n);
-	args[2] = Int64Array(step_ids, n);
-	(void) RunQuery(&ENQUEUE_STEPS, args, NULL);
+	EndAppend(appender);
+	EndLookup(by_key);
+	EndAccess();
+	pfree(sorted);
 	LowerMarks(steps, n);
 }
 
@@ -157,7 +174,8 @@ MarkOf(int32 handler_id)
 	{
 		mark->rank = PG_INT16_MIN;
 		mark->step_id = 0;
-		mark->rescanned_at = GetCurrentTimestamp();
+		mark->rescan_at = 0;
+		mark->look_us = 0;
 	}
 	return mark;
 }
@@ -173,68 +191,121 @@ CompareReadySteps(const void *a, const void *b)
 	return left->step_id < right->step_id ? -1 : left->step_id > right->step_id;
 }
 
-/* Takes what lies beyond the marks, and moves them. */
-static int
-TakeBeyondMarks(const int32 *handler_ids, int n_handlers, int max, ReadyStep *steps)
+/* ---------- taking ---------- */
+
+/* The rows of one handler, from its mark on. */
+typedef struct Cursor
 {
-	int32	   *ranks = palloc(sizeof(int32) * n_handlers);
-	int64	   *step_ids = palloc(sizeof(int64) * n_handlers);
-	Datum		args[4];
-	int			n;
+	int32		handler_id;
+	bool		from_start;
+	Lookup	   *same_rank;		/* behind the mark, of the mark's rank; NULL: done with */
+	Lookup	   *later_ranks;
+	TupleTableSlot *row;		/* the next one; NULL: none */
+	ReadyStep	step;			/* what the row says */
+} Cursor;
 
-	for (int h = 0; h < n_handlers; h++)
+static void
+AdvanceCursor(Table *queue, Cursor *cursor)
+{
+	cursor->row = NULL;
+	if (cursor->same_rank != NULL)
 	{
-		ranks[h] = MarkOf(handler_ids[h])->rank;
-		step_ids[h] = MarkOf(handler_ids[h])->step_id;
+		cursor->row = NextRow(cursor->same_rank);
+		if (cursor->row == NULL)
+		{
+			EndLookup(cursor->same_rank);
+			cursor->same_rank = NULL;
+		}
 	}
-	args[0] = Int32Array(handler_ids, n_handlers);
-	args[1] = Int32Array(ranks, n_handlers);
-	args[2] = Int64Array(step_ids, n_handlers);
-	args[3] = Int64GetDatum(max);
-	n = (int) RunQuery(&TAKE_STEPS, args, NULL);
-	for (int i = 0; i < n; i++)
-		steps[i] = (ReadyStep)
+	if (cursor->row == NULL)
+		cursor->row = NextRow(cursor->later_ranks);
+	if (cursor->row == NULL)
+		return;
+	cursor->step = (ReadyStep)
 	{
-		.handler_id = RowInt32(i, 1),.rank = (int16) RowInt32(i, 2),.step_id = RowInt64(i, 3)
+		.handler_id = cursor->handler_id,
+			.rank = DatumGetInt16(RowColumn(queue, cursor->row, QUEUE_RANK, NULL)),
+			.step_id = DatumGetInt64(RowColumn(queue, cursor->row, QUEUE_STEP, NULL)),
 	};
-	qsort(steps, n, sizeof(ReadyStep), CompareReadySteps);
-	for (int i = 0; i < n; i++)
-	{
-		LowWaterMark *mark = MarkOf(steps[i].handler_id);
-
-		mark->rank = steps[i].rank;
-		mark->step_id = steps[i].step_id;
-	}
-	return n;
 }
 
-/* Sets those marks back that were not looked behind for a second; true if any. */
-static bool
-ResetMarks(const int32 *handler_ids, int n_handlers)
+/*
+ * Begins at the start.  How long it takes to the first row says when to do
+ * that again; the mark goes back to a row that was found behind it.
+ */
+static void
+LookFromStart(Table *queue, Cursor *cursor, LowWaterMark *mark)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	bool		any = false;
+	Datum		key[] = {Int32GetDatum(cursor->handler_id), Int16GetDatum(PG_INT16_MIN)};
+	ReadyStep	at_mark = {.rank = mark->rank,.step_id = mark->step_id};
+	instr_time	begun;
+	instr_time	took;
 
-	for (int h = 0; h < n_handlers; h++)
+	INSTR_TIME_SET_CURRENT(begun);
+	cursor->from_start = true;
+	LookFrom(cursor->later_ranks, 2, key);
+	AdvanceCursor(queue, cursor);
+	INSTR_TIME_SET_CURRENT(took);
+	INSTR_TIME_SUBTRACT(took, begun);
+	mark->look_us = (int64) INSTR_TIME_GET_MICROSEC(took);
+	mark->rescan_at = GetCurrentTimestamp() +
+		Max(RESCAN_INTERVAL_MS * INT64CONST(1000), mark->look_us * RESCAN_SHARE);
+	if (cursor->row != NULL && CompareReadySteps(&cursor->step, &at_mark) <= 0)
 	{
-		LowWaterMark *mark = MarkOf(handler_ids[h]);
-
-		if (mark->rank == PG_INT16_MIN && mark->step_id == 0)
-			continue;
-		if (!TimestampDifferenceExceeds(mark->rescanned_at, now, RESCAN_INTERVAL_MS))
-			continue;
-		mark->rank = PG_INT16_MIN;
-		mark->step_id = 0;
-		mark->rescanned_at = now;
-		any = true;
+		mark->rank = cursor->step.rank;
+		mark->step_id = cursor->step.step_id - 1;
 	}
-	return any;
+}
+
+/* Begins at the mark, or at the start where it is time to look there again. */
+static void
+OpenCursor(Table *queue, Cursor *cursor, int32 handler_id)
+{
+	LowWaterMark *mark = MarkOf(handler_id);
+	Datum		key[] = {Int32GetDatum(handler_id), Int16GetDatum(mark->rank), Int64GetDatum(mark->step_id)};
+
+	cursor->handler_id = handler_id;
+	cursor->later_ranks = BeginLookup(queue, 2, queue_key);
+	if (mark->step_id == 0 || mark->rescan_at <= GetCurrentTimestamp())
+	{
+		LookFromStart(queue, cursor, mark);
+		return;
+	}
+	cursor->same_rank = BeginLookup(queue, 3, queue_key);
+	LookBeyond(cursor->same_rank, 3, key);
+	LookBeyond(cursor->later_ranks, 2, key);
+	AdvanceCursor(queue, cursor);
+}
+
+static void
+CloseCursor(Cursor *cursor)
+{
+	if (cursor->same_rank != NULL)
+		EndLookup(cursor->same_rank);
+	EndLookup(cursor->later_ranks);
+}
+
+/* The cursor whose row is to be given out first; NULL where no row is left. */
+static Cursor *
+FirstCursor(Cursor *cursors, int n)
+{
+	Cursor	   *first = NULL;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (cursors[i].row != NULL && (first == NULL || CompareReadySteps(&cursors[i].step, &first->step) < 0))
+			first = &cursors[i];
+	}
+	return first;
 }
 
 ReadyStep *
 TakeSteps(const int32 *handler_ids, int n_handlers, int max, int *taken)
 {
 	ReadyStep  *steps = palloc(sizeof(ReadyStep) * Max(max, 1));
+	Cursor	   *cursors = palloc0(sizeof(Cursor) * Max(n_handlers, 1));
+	Cursor	   *cursor;
+	Table	   *queue;
 
 	*taken = 0;
 	if (n_handlers == 0 || max <= 0)
@@ -245,26 +316,82 @@ TakeSteps(const int32 *handler_ids, int n_handlers, int max, int *taken)
 		marks = NULL;
 	}
 	forget_marks = false;
-	(void) ResetMarks(handler_ids, n_handlers);
-	*taken = TakeBeyondMarks(handler_ids, n_handlers, max, steps);
-	for (int i = 0; i < *taken; i++)
-		NoteStepsTaken(steps[i].handler_id, 1);
+	BeginAccess();
+	queue = OpenTable(&QUEUE);
+	for (int h = 0; h < n_handlers; h++)
+		OpenCursor(queue, &cursors[h], handler_ids[h]);
+	while (*taken < max && (cursor = FirstCursor(cursors, n_handlers)) != NULL)
+	{
+		if (RemoveRowNoWait(queue, cursor->row))
+		{
+			LowWaterMark *mark = MarkOf(cursor->handler_id);
+
+			mark->rank = cursor->step.rank;
+			mark->step_id = cursor->step.step_id;
+			steps[(*taken)++] = cursor->step;
+			NoteStepsTaken(cursor->handler_id, 1);
+		}
+		AdvanceCursor(queue, cursor);
+	}
+	for (int h = 0; h < n_handlers; h++)
+		CloseCursor(&cursors[h]);
+	EndAccess();
 	return steps;
 }
 
 bool
 HasWaitingSteps(int32 handler_id)
 {
-	Datum		arg = Int32GetDatum(handler_id);
+	LowWaterMark *mark = MarkOf(handler_id);
+	Table	   *queue;
+	Cursor		cursor = {0};
+	bool		found;
 
-	return RunQuery(&HAS_WAITING_STEPS, &arg, NULL) > 0;
+	BeginAccess();
+	queue = OpenTable(&QUEUE);
+	/* A cheap look from the start is always worth it; a dear one only when it is due. */
+	if (mark->look_us <= CHEAP_LOOK_US)
+		mark->rescan_at = 0;
+	OpenCursor(queue, &cursor, handler_id);
+	found = cursor.row != NULL || !cursor.from_start;
+	CloseCursor(&cursor);
+	EndAccess();
+	return found;
 }
 
 void
 DequeueSteps(const int64 *step_ids, int n)
 {
-	Datum		arg = Int64Array(step_ids, n);
+	Table	   *queue;
+	Table	   *steps;
+	Lookup	   *by_id;
+	Lookup	   *by_key;
 
-	if (n > 0)
-		(void) RunQuery(&DEQUEUE_STEPS, &arg, NULL);
+	if (n == 0)
+		return;
+	BeginAccess();
+	queue = OpenTable(&QUEUE);
+	steps = OpenTable(&STEPS);
+	by_id = LookupById(steps);
+	by_key = BeginLookup(queue, 3, queue_key);
+	for (int i = 0; i < n; i++)
+	{
+		StepRow		step;
+		Datum		key[3];
+		TupleTableSlot *row;
+
+		if (!FindStepRow(steps, by_id, step_ids[i], &step))
+			continue;
+		key[0] = Int32GetDatum(step.handler_id);
+		key[1] = Int16GetDatum(step.rank);
+		key[2] = Int64GetDatum(step.step_id);
+		LookFor(by_key, 3, key);
+		row = NextRow(by_key);
+		/* Who is just taking it will find the step settled. */
+		if (row != NULL)
+			(void) RemoveRowNoWait(queue, row);
+	}
+	EndLookup(by_key);
+	EndLookup(by_id);
+	EndAccess();
 }

@@ -14,44 +14,56 @@
 #include "execute/pause.h"
 #include "orchestrate/discover.h"
 #include "pg/query.h"
+#include "pg/table.h"
 #include "rules/state.h"
+#include "run/row.h"
 
-static KeptQuery READ_CHILDREN = {
-	.sql =
-	"SELECT s.workflow_step_id, s.task_id, e.to_step_id"
-	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
-	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u"
-	"  LEFT JOIN tasker.workflow_step_edges e ON e.from_step_id = s.workflow_step_id AND NOT s.is_leaf",
-	.nargs = 1,.types = {INT8ARRAYOID}
-};
+/* The tables of runs, with a way to each by its keys. */
+typedef struct Reader
+{
+	Table	   *steps;
+	Table	   *tasks;
+	Table	   *edges;
+	Lookup	   *step_by_id;
+	Lookup	   *parent_by_id;
+	Lookup	   *steps_of_task;
+	Lookup	   *task_by_id;
+	Lookup	   *edges_from;
+	Lookup	   *edges_to;
+} Reader;
 
-/* The newest open parent: in a wide fan-in the last one to finish. */
-static KeptQuery READ_CANDIDATES = {
-	.sql =
-	"SELECT c.workflow_step_id, c.task_id, c.handler_id, c.rank::integer, t.state::text, t.named_task_id,"
-	"       p.workflow_step_id, p.state = 'in_progress' OR (p.state = 'error' AND p.next_retry_at IS NOT NULL),"
-	"       c.state::text"
-	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
-	"  JOIN tasker.workflow_steps c ON c.workflow_step_id = u"
-	"  JOIN tasker.tasks t ON t.task_id = c.task_id"
-	"  LEFT JOIN LATERAL ("
-	"   SELECT s.workflow_step_id, s.state, s.next_retry_at"
-	"     FROM tasker.workflow_step_edges e"
-	"     JOIN tasker.workflow_steps s ON s.workflow_step_id = e.from_step_id"
-	"    WHERE e.to_step_id = c.workflow_step_id AND s.state NOT IN ('complete', 'resolved_manually')"
-	"    ORDER BY e.from_step_id DESC LIMIT 1) p ON true",
-	.nargs = 1,.types = {INT8ARRAYOID}
-};
+static Reader
+OpenReader(void)
+{
+	static const int step_task[] = {STEP_TASK};
+	static const int edge_from[] = {EDGE_FROM};
+	static const int edge_to[] = {EDGE_TO};
+	Reader		r;
 
-static KeptQuery READ_ROOTS = {
-	.sql =
-	"SELECT t.task_id, s.workflow_step_id, t.state = 'pending'"
-	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
-	"  JOIN tasker.tasks t ON t.task_id = u AND t.state IN ('pending', 'in_progress')"
-	"  LEFT JOIN tasker.workflow_steps s ON s.task_id = t.task_id AND s.is_root AND s.state = 'pending'"
-	" ORDER BY t.task_id",
-	.nargs = 1,.types = {INT8ARRAYOID}
-};
+	BeginAccess();
+	r.steps = OpenTable(&STEPS);
+	r.tasks = OpenTable(&TASKS);
+	r.edges = OpenTable(&EDGES);
+	r.step_by_id = LookupById(r.steps);
+	r.parent_by_id = LookupById(r.steps);
+	r.steps_of_task = BeginLookup(r.steps, 1, step_task);
+	r.task_by_id = LookupById(r.tasks);
+	r.edges_from = BeginLookup(r.edges, 1, edge_from);
+	r.edges_to = BeginLookup(r.edges, 1, edge_to);
+	return r;
+}
+
+static void
+CloseReader(Reader *r)
+{
+	EndLookup(r->step_by_id);
+	EndLookup(r->parent_by_id);
+	EndLookup(r->steps_of_task);
+	EndLookup(r->task_by_id);
+	EndLookup(r->edges_from);
+	EndLookup(r->edges_to);
+	EndAccess();
+}
 
 static KeptQuery READ_FAILED = {
 	.sql =
@@ -87,37 +99,50 @@ AddReady(Batch *batch, ReadyStep step)
 	batch->ready[batch->n_ready++] = step;
 }
 
+/* What follows from one finished step. */
+static void
+FollowClosedStep(Orchestrator *o, Reader *r, const StepRow *step)
+{
+	Watch	   *watch = hash_search(o->watched_tasks, &step->task_id, HASH_FIND, NULL);
+	Datum		key = Int64GetDatum(step->step_id);
+	TupleTableSlot *edge;
+
+	/* A watched step keeps its task going; now it does not any more. */
+	if (watch != NULL ? watch->waits_for == step->step_id : step->is_leaf)
+	{
+		(void) WaitsForAnother(o->watched_tasks, step->task_id, step->step_id);
+		AddWork(o, WORK_FINALS, step->task_id);
+	}
+	if (step->is_leaf)
+		return;
+	LookFor(r->edges_from, 1, &key);
+	while ((edge = NextRow(r->edges_from)) != NULL)
+	{
+		int64		child = DatumGetInt64(RowColumn(r->edges, edge, EDGE_TO, NULL));
+
+		if (!WaitsForAnother(o->watched_children, child, step->step_id))
+			AddWork(o, WORK_CANDIDATES, child);
+	}
+}
+
 /* A finished step: its children may be ready, its task may be done. */
 void
 FollowClosed(Batch *batch)
 {
-	Orchestrator *o = batch->o;
 	int			n;
 	int64	   *step_ids = TakeWork(batch, WORK_CLOSED, &n);
-	Datum		arg;
-	uint64		rows;
+	StepRow		step;
+	Reader		r;
 
 	if (n == 0)
 		return;
-	arg = Int64Array(step_ids, n);
-	rows = RunQuery(&READ_CHILDREN, &arg, NULL);
-	for (uint64 row = 0; row < rows; row++)
+	r = OpenReader();
+	for (int i = 0; i < n; i++)
 	{
-		int64		step_id = RowInt64(row, 1);
-		int64		task_id = RowInt64(row, 2);
-		bool		leaf;
-		Datum		child = RowDatum(row, 3, &leaf);
-		Watch	   *watch = hash_search(o->watched_tasks, &task_id, HASH_FIND, NULL);
-
-		/* A watched step keeps its task going; now it does not any more. */
-		if (watch != NULL ? watch->waits_for == step_id : leaf)
-		{
-			(void) WaitsForAnother(o->watched_tasks, task_id, step_id);
-			AddWork(o, WORK_FINALS, task_id);
-		}
-		if (!leaf && !WaitsForAnother(o->watched_children, DatumGetInt64(child), step_id))
-			AddWork(o, WORK_CANDIDATES, DatumGetInt64(child));
+		if (FindStepRow(r.steps, r.step_by_id, step_ids[i], &step))
+			FollowClosedStep(batch->o, &r, &step);
 	}
+	CloseReader(&r);
 }
 
 /* A task that became pending: it starts, and its roots may be ready. */
@@ -127,28 +152,37 @@ FollowStarted(Batch *batch)
 	Orchestrator *o = batch->o;
 	int			n;
 	int64	   *task_ids = TakeWork(batch, WORK_STARTED, &n);
-	Datum		arg;
-	uint64		rows;
-	int64		last = 0;
+	Reader		r;
 
 	if (n == 0)
 		return;
-	arg = Int64Array(task_ids, n);
-	rows = RunQuery(&READ_ROOTS, &arg, NULL);
-	for (uint64 row = 0; row < rows; row++)
+	r = OpenReader();
+	for (int i = 0; i < n; i++)
 	{
-		int64		task_id = RowInt64(row, 1);
-		bool		no_root;
-		Datum		root = RowDatum(row, 2, &no_root);
+		Datum		key = Int64GetDatum(task_ids[i]);
+		TaskRow		task;
+		TupleTableSlot *row;
+		bool		has_root = false;
 
-		if (task_id != last && RowBool(row, 3))
-			AddId(CurrentMemoryContext, &batch->start, task_id);
-		last = task_id;
-		if (no_root)
-			AddWork(o, WORK_FINALS, task_id);
-		else
-			AddWork(o, WORK_CANDIDATES, DatumGetInt64(root));
+		if (!FindTaskRow(r.tasks, r.task_by_id, task_ids[i], &task) ||
+			(task.state != STATE_PENDING && task.state != STATE_IN_PROGRESS))
+			continue;
+		if (task.state == STATE_PENDING)
+			AddId(CurrentMemoryContext, &batch->start, task.task_id);
+		LookFor(r.steps_of_task, 1, &key);
+		while ((row = NextRow(r.steps_of_task)) != NULL)
+		{
+			StepRow		step = ReadStepRow(r.steps, row);
+
+			if (!step.is_root || step.state != STATE_PENDING)
+				continue;
+			has_root = true;
+			AddWork(o, WORK_CANDIDATES, step.step_id);
+		}
+		if (!has_root)
+			AddWork(o, WORK_FINALS, task.task_id);
 	}
+	CloseReader(&r);
 }
 
 /* A failed step: it waits for its retry, runs again now, is skipped, or stops its task. */
@@ -220,62 +254,90 @@ FollowCancelled(Batch *batch)
 		AddId(CurrentMemoryContext, &batch->dequeue, step_ids[i]);
 }
 
+/* The newest parent that is not finished: in a wide fan-in the last one to finish. */
+static bool
+FindOpenParent(Reader *r, int64 step_id, StepRow *parent)
+{
+	Datum		key = Int64GetDatum(step_id);
+	TupleTableSlot *edge;
+
+	LookFor(r->edges_to, 1, &key);
+	while ((edge = PreviousRow(r->edges_to)) != NULL)
+	{
+		int64		parent_id = DatumGetInt64(RowColumn(r->edges, edge, EDGE_FROM, NULL));
+
+		if (FindStepRow(r->steps, r->parent_by_id, parent_id, parent) && !SatisfiesDependents(parent->state))
+			return true;
+	}
+	return false;
+}
+
+/* One step that may be ready, and its task. */
+static void
+FollowCandidate(Batch *batch, Reader *r, const StepRow *step, const TaskRow *task)
+{
+	Orchestrator *o = batch->o;
+	StepRow		parent;
+
+	if (step->state == STATE_IN_PROGRESS)
+		return;
+	/* Settled before its parents were: nothing else may tell that the task is done. */
+	if (step->state != STATE_PENDING)
+		AddWork(o, WORK_FINALS, task->task_id);
+	else if (!step->is_root && FindOpenParent(r, step->step_id, &parent))
+	{
+		bool		parent_moves = parent.state == STATE_IN_PROGRESS ||
+			(parent.state == STATE_ERROR && parent.has_retry);
+
+		SetWatch(o, &o->watched_children, step->step_id, parent.step_id);
+		/*
+		 * A parent that is not moving may never do: then the task is stuck.
+		 * A step that waits again keeps no task going, so the watch on it, if
+		 * there is one, ends in any case.
+		 */
+		if (!WaitsForAnother(o->watched_tasks, task->task_id, step->step_id) && !parent_moves)
+			AddWork(o, WORK_FINALS, task->task_id);
+	}
+	else if (task->state == STATE_ERROR && o->avoid_locked_rows)
+	{
+		/* It may take a while until the task can be revived. */
+		AddWork(o, WORK_FINALS, task->task_id);
+		Postpone(o, WORK_CANDIDATES, step->step_id, batch->now);
+	}
+	else if (task->state == STATE_PENDING || task->state == STATE_IN_PROGRESS || task->state == STATE_ERROR)
+	{
+		/* A task in error comes back to life before its step is given out, paused or not. */
+		if (task->state == STATE_ERROR)
+			AddWork(o, WORK_FINALS, task->task_id);
+		if (!NamedTaskIsPaused(task->named_task_id))
+			AddReady(batch, (ReadyStep)
+					 {
+						 .step_id = step->step_id,.handler_id = step->handler_id,.rank = step->rank
+					 });
+	}
+}
+
 /* Steps that may be ready: those whose parents are all finished are. */
 void
 FollowCandidates(Batch *batch)
 {
-	Orchestrator *o = batch->o;
 	int			n;
 	int64	   *step_ids = TakeWork(batch, WORK_CANDIDATES, &n);
-	Datum		arg;
-	uint64		rows;
+	TaskRow		task = {0};
+	StepRow		step;
+	Reader		r;
 
 	if (n == 0)
 		return;
-	arg = Int64Array(step_ids, n);
-	rows = RunQuery(&READ_CANDIDATES, &arg, NULL);
-	for (uint64 row = 0; row < rows; row++)
+	r = OpenReader();
+	for (int i = 0; i < n; i++)
 	{
-		int64		step_id = RowInt64(row, 1);
-		int64		task_id = RowInt64(row, 2);
-		TaskerState task_state = StateOfLabel(RowText(row, 5));
-		TaskerState state = StateOfLabel(RowText(row, 9));
-		bool		satisfied;
-		Datum		open_parent = RowDatum(row, 7, &satisfied);
-
-		if (state == STATE_IN_PROGRESS)
+		if (!FindStepRow(r.steps, r.step_by_id, step_ids[i], &step))
 			continue;
-		/* Settled before its parents were: nothing else may tell that the task is done. */
-		if (state != STATE_PENDING)
-			AddWork(o, WORK_FINALS, task_id);
-		else if (!satisfied)
-		{
-			SetWatch(o, &o->watched_children, step_id, DatumGetInt64(open_parent));
-			/*
-			 * A parent that is not moving may never do: then the task is
-			 * stuck.  A step that waits again keeps no task going, so the
-			 * watch on it, if there is one, ends in any case.
-			 */
-			if (!WaitsForAnother(o->watched_tasks, task_id, step_id) && !RowBool(row, 8))
-				AddWork(o, WORK_FINALS, task_id);
-		}
-		else if (task_state == STATE_ERROR && o->avoid_locked_rows)
-		{
-			/* It may take a while until the task can be revived. */
-			AddWork(o, WORK_FINALS, task_id);
-			Postpone(o, WORK_CANDIDATES, step_id, batch->now);
-		}
-		else if (task_state == STATE_PENDING || task_state == STATE_IN_PROGRESS ||
-				 task_state == STATE_ERROR)
-		{
-			/* A task in error comes back to life before its step is given out, paused or not. */
-			if (task_state == STATE_ERROR)
-				AddWork(o, WORK_FINALS, task_id);
-			if (!NamedTaskIsPaused(RowInt32(row, 6)))
-				AddReady(batch, (ReadyStep)
-						 {
-							 .step_id = step_id,.handler_id = RowInt32(row, 3),.rank = (int16) RowInt32(row, 4)
-						 });
-		}
+		/* Steps of one task often come together. */
+		if (task.task_id != step.task_id && !FindTaskRow(r.tasks, r.task_by_id, step.task_id, &task))
+			continue;
+		FollowCandidate(batch, &r, &step, &task);
 	}
+	CloseReader(&r);
 }

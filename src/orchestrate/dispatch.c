@@ -9,6 +9,7 @@
 #include "access/detoast.h"
 #include "commands/async.h"
 #include "execute/claim.h"
+#include "execute/claimed_step.h"
 #include "orchestrate/advance.h"
 #include "orchestrate/dispatch.h"
 #include "orchestrate/roster.h"
@@ -169,31 +170,32 @@ AssignWaiting(Batch *batch, Assignment *assignment)
 
 /* An entry of a payload: what an executor needs to start, or the word to fetch it. */
 static void
-AppendPayloadEntry(StringInfo entry, uint64 row)
+AppendPayloadEntry(StringInfo entry, const ClaimedStep *step)
 {
-	static const char *const texts[] = {"task_name", "step_name", "handler"};
-	static const char *const objects[] = {"handler_config", "inputs", "dependency_results"};
+	static const char *const text_names[] = {"task_name", "step_name", "handler"};
+	static const char *const object_names[] = {"handler_config", "inputs", "dependency_results"};
+	const StepTemplate *step_template = step->step_template;
+	const char *texts[] = {step_template->task_name, step_template->step_name, step_template->handler};
+	Datum		objects[] = {step_template->handler_config, step->inputs, step->dependency_results};
 	int			without_objects;
 
 	resetStringInfo(entry);
 	appendStringInfo(entry, "{\"workflow_step_id\":" INT64_FORMAT ",\"claim\":%d,\"attempt\":%d,\"task_id\":" INT64_FORMAT,
-					 RowInt64(row, 1), RowInt32(row, 2), RowInt32(row, 3), RowInt64(row, 4));
+					 step->step_id, step->claim, step->attempt, step->task_id);
 	for (int i = 0; i < lengthof(texts); i++)
 	{
-		appendStringInfo(entry, ",\"%s\":", texts[i]);
-		escape_json(entry, RowText(row, 5 + i));
+		appendStringInfo(entry, ",\"%s\":", text_names[i]);
+		escape_json(entry, texts[i]);
 	}
 	without_objects = entry->len;
 	for (int i = 0; i < lengthof(objects); i++)
 	{
-		struct varlena *raw = (struct varlena *) DatumGetPointer(RowDatum(row, 8 + i, NULL));
-
 		/* Reading a large value only to drop it is not worth it. */
-		if (entry->len <= MAX_PAYLOAD_ENTRY && toast_raw_datum_size(PointerGetDatum(raw)) <= MAX_PAYLOAD_ENTRY)
+		if (entry->len <= MAX_PAYLOAD_ENTRY && toast_raw_datum_size(objects[i]) <= MAX_PAYLOAD_ENTRY)
 		{
-			Jsonb	   *jsonb = DatumGetJsonbP(PointerGetDatum(raw));
+			Jsonb	   *jsonb = DatumGetJsonbP(objects[i]);
 
-			appendStringInfo(entry, ",\"%s\":", objects[i]);
+			appendStringInfo(entry, ",\"%s\":", object_names[i]);
 			(void) JsonbToCString(entry, &jsonb->root, VARSIZE(jsonb));
 			continue;
 		}
@@ -220,18 +222,18 @@ SendPayload(Batch *batch, ExecutorSlot *slot)
 
 /* Tells each executor about its steps, in as few messages as their size allows. */
 static void
-NotifyExecutors(Batch *batch, uint64 rows)
+NotifyExecutors(Batch *batch, const ClaimedStep *steps, int n)
 {
 	Orchestrator *o = batch->o;
 	StringInfoData entry;
 
 	initStringInfo(&entry);
-	for (uint64 row = 0; row < rows; row++)
+	for (int i = 0; i < n; i++)
 	{
-		ExecutorSlot *slot = FindExecutorSlot(o, RowInt64(row, 11));
+		ExecutorSlot *slot = FindExecutorSlot(o, steps[i].executor_id);
 
-		NoteFlight(o, RowInt64(row, 1), RowInt64(row, 11));
-		AppendPayloadEntry(&entry, row);
+		NoteFlight(o, steps[i].step_id, steps[i].executor_id);
+		AppendPayloadEntry(&entry, &steps[i]);
 		if (slot->payload != NULL && slot->payload->len + entry.len + 3 > MAX_PAYLOAD)
 			SendPayload(batch, slot);
 		if (slot->payload == NULL)
@@ -316,7 +318,7 @@ ClaimAssigned(Batch *batch, const Assignment *assignment)
 	for (int i = 0; i < claimed; i++)
 		step_ids[i] = moved[i].step_id;
 	qsort(step_ids, claimed, sizeof(int64), CompareIds);
-	NotifyExecutors(batch, ReadClaimedSteps(step_ids, claimed));
+	NotifyExecutors(batch, ReadClaimedSteps(step_ids, claimed), claimed);
 }
 
 void

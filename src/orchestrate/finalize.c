@@ -12,23 +12,11 @@
 #include "catalog/pg_type.h"
 #include "orchestrate/finalize.h"
 #include "pg/query.h"
+#include "pg/table.h"
+#include "run/row.h"
 #include "run/transition.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-
-/* Newest first: the last step of a task is usually the last to finish. */
-static KeptQuery READ_TASK_PROGRESS = {
-	.sql =
-	"SELECT t.task_id, t.state::text, p.unfinished, p.moving"
-	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
-	"  JOIN tasker.tasks t ON t.task_id = u"
-	" CROSS JOIN LATERAL ("
-	"  SELECT max(s.workflow_step_id) FILTER (WHERE s.state NOT IN ('complete', 'resolved_manually')) AS unfinished,"
-	"         max(s.workflow_step_id) FILTER (WHERE s.state = 'in_progress'"
-	"             OR (s.state = 'error' AND (s.next_retry_at IS NOT NULL OR s.skippable))) AS moving"
-	"    FROM tasker.workflow_steps s WHERE s.task_id = t.task_id) p",
-	.nargs = 1,.types = {INT8ARRAYOID}
-};
 
 /*
  * This asks again what the statement before has asked: in between a session
@@ -88,27 +76,63 @@ LookForLiveSteps(Finality *finalities, int n)
 	}
 }
 
+/* Whether a step goes on by itself. */
+static bool
+IsMoving(const StepRow *step)
+{
+	return step->state == STATE_IN_PROGRESS ||
+		(step->state == STATE_ERROR && (step->has_retry || step->skippable));
+}
+
+/* What the steps of a task come to; the newest that moves is the one to wait for. */
+static Finality
+JudgeTask(const Table *steps, Lookup *steps_of_task, const TaskRow *task)
+{
+	Finality	finality = {.task_id = task->task_id,.state = task->state,.outcome = STATE_COMPLETE};
+	Datum		key = Int64GetDatum(task->task_id);
+	TupleTableSlot *row;
+
+	LookFor(steps_of_task, 1, &key);
+	while ((row = NextRow(steps_of_task)) != NULL)
+	{
+		StepRow		step = ReadStepRow(steps, row);
+
+		if (SatisfiesDependents(step.state))
+			continue;
+		if (IsMoving(&step))
+			finality.open_step = Max(finality.open_step, step.step_id);
+		finality.outcome = finality.open_step != 0 ? STATE_IN_PROGRESS : STATE_ERROR;
+	}
+	return finality;
+}
+
 Finality *
 JudgeTasks(const int64 *task_ids, int n, int *found)
 {
-	Datum		arg = Int64Array(task_ids, n);
-	Finality   *finalities;
+	static const int step_task[] = {STEP_TASK};
+	Finality   *finalities = palloc0(sizeof(Finality) * Max(n, 1));
+	Table	   *tasks;
+	Table	   *steps;
+	Lookup	   *task_by_id;
+	Lookup	   *steps_of_task;
+	TaskRow		task;
 
-	*found = n > 0 ? (int) RunQuery(&READ_TASK_PROGRESS, &arg, NULL) : 0;
-	finalities = palloc0(sizeof(Finality) * Max(*found, 1));
-	for (int i = 0; i < *found; i++)
+	*found = 0;
+	if (n == 0)
+		return finalities;
+	BeginAccess();
+	tasks = OpenTable(&TASKS);
+	steps = OpenTable(&STEPS);
+	task_by_id = LookupById(tasks);
+	steps_of_task = BeginLookup(steps, 1, step_task);
+	for (int i = 0; i < n; i++)
 	{
-		bool		finished;
-		bool		still;
-		Datum		moving;
-
-		(void) RowDatum(i, 3, &finished);
-		moving = RowDatum(i, 4, &still);
-		finalities[i].task_id = RowInt64(i, 1);
-		finalities[i].state = StateOfLabel(RowText(i, 2));
-		finalities[i].open_step = still ? 0 : DatumGetInt64(moving);
-		finalities[i].outcome = finished ? STATE_COMPLETE : still ? STATE_ERROR : STATE_IN_PROGRESS;
+		if (FindTaskRow(tasks, task_by_id, task_ids[i], &task))
+			finalities[(*found)++] = JudgeTask(steps, steps_of_task, &task);
 	}
+	EndLookup(task_by_id);
+	EndLookup(steps_of_task);
+	EndAccess();
 	LookForLiveSteps(finalities, *found);
 	return finalities;
 }

@@ -5,8 +5,8 @@
  *
  * Reading the log exactly once.  A position is a pg_snapshot.  New are the
  * rows of transactions that were running at the position or started since;
- * the next position is the snapshot of that same read.  Both logs are read in
- * one statement, since two statements have two snapshots.
+ * the next position is the snapshot of that same read.  Both logs are read
+ * under one snapshot.
  */
 #include "postgres.h"
 
@@ -16,46 +16,34 @@
 #include "orchestrate/roster.h"
 #include "pg/position.h"
 #include "pg/query.h"
+#include "pg/table.h"
 #include "rules/state.h"
+#include "run/row.h"
 #include "run/transition.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
 /* ---------- the logs ---------- */
 
-static KeptQuery READ_LOG = {
+static KeptQuery READ_CHECKPOINT_STATE = {
 	.sql =
-	"SELECT 'p' AS kind, 0::bigint AS owner_id, 0 AS sort_key, NULL AS to_state,"
-	"       coalesce(c.generation, 0) AS executor_id,"
-	"       pg_current_snapshot()::text AS position,"
-	"       c.paused_at IS NOT NULL AS paused, coalesce(c.system_identifier = $2, false) AS owned"
-	"  FROM (SELECT) one LEFT JOIN tasker.orchestrator_checkpoint c ON true"
-	" UNION ALL "
-	"SELECT 't', task_id, sort_key, to_state::text, NULL, NULL, NULL, NULL FROM tasker.task_transition_log"
-	" WHERE xact_id >= pg_snapshot_xmax($1::pg_snapshot) AND to_state = 'pending'"
-	" UNION ALL "
-	"SELECT 't', task_id, sort_key, to_state::text, NULL, NULL, NULL, NULL FROM tasker.task_transition_log"
-	" WHERE xact_id = ANY (ARRAY(SELECT pg_snapshot_xip($1::pg_snapshot))) AND to_state = 'pending'"
-	" UNION ALL "
-	"SELECT 's', workflow_step_id, sort_key, to_state::text, executor_id, NULL, NULL, NULL FROM tasker.workflow_step_transition_log"
-	" WHERE xact_id >= pg_snapshot_xmax($1::pg_snapshot)"
-	" UNION ALL "
-	"SELECT 's', workflow_step_id, sort_key, to_state::text, executor_id, NULL, NULL, NULL FROM tasker.workflow_step_transition_log"
-	" WHERE xact_id = ANY (ARRAY(SELECT pg_snapshot_xip($1::pg_snapshot)))"
-	" ORDER BY kind, owner_id, sort_key",
-	.nargs = 2,.types = {TEXTOID, INT8OID}
+	"SELECT coalesce(c.generation, 0), c.paused_at IS NOT NULL, coalesce(c.system_identifier = $1, false)"
+	"  FROM (SELECT) one LEFT JOIN tasker.orchestrator_checkpoint c ON true",
+	.nargs = 1,.types = {INT8OID}
 };
 
 static void
-ApplyStepRow(Orchestrator *o, int64 step_id, TaskerState to_state, bool has_executor, int64 executor_id)
+ApplyStepRow(Orchestrator *o, const LogEntry *entry)
 {
-	if (to_state != STATE_IN_PROGRESS)
+	int64		step_id = entry->step_id;
+
+	if (entry->to_state != STATE_IN_PROGRESS)
 		NoteLanding(o, step_id);
-	switch (to_state)
+	switch (entry->to_state)
 	{
 		case STATE_IN_PROGRESS:
-			if (has_executor)
-				NoteFlight(o, step_id, executor_id);
+			if (entry->has_executor)
+				NoteFlight(o, step_id, entry->executor_id);
 			break;
 		case STATE_COMPLETE:
 		case STATE_RESOLVED_MANUALLY:
@@ -73,6 +61,90 @@ ApplyStepRow(Orchestrator *o, int64 step_id, TaskerState to_state, bool has_exec
 	}
 }
 
+/* Takes in one new row of a log. */
+typedef void (*TakeLogRow) (Batch *batch, Table *log, TupleTableSlot *row);
+
+static TaskerState
+ToState(Table *log, TupleTableSlot *row)
+{
+	return StateOfValue(log, LOG_TO_STATE, RowColumn(log, row, LOG_TO_STATE, NULL));
+}
+
+/* Of tasks only the way to pending has consequences. */
+static void
+TakeTaskLogRow(Batch *batch, Table *log, TupleTableSlot *row)
+{
+	batch->report.log_rows++;
+	if (ToState(log, row) == STATE_PENDING)
+		AddWork(batch->o, WORK_STARTED, DatumGetInt64(RowColumn(log, row, LOG_OWNER, NULL)));
+}
+
+static int
+CompareLogRows(const void *a, const void *b)
+{
+	const LogEntry *left = a;
+	const LogEntry *right = b;
+
+	if (left->step_id != right->step_id)
+		return left->step_id < right->step_id ? -1 : 1;
+	return left->sort_key < right->sort_key ? -1 : left->sort_key > right->sort_key;
+}
+
+static void
+TakeStepLogRow(Batch *batch, Table *log, TupleTableSlot *row)
+{
+	bool		no_executor;
+	Datum		executor = RowColumn(log, row, LOG_EXECUTOR, &no_executor);
+
+	if (batch->n_entries == batch->entries_room)
+	{
+		batch->entries_room = Max(256, 2 * batch->entries_room);
+		batch->entries = batch->entries ?
+			repalloc_huge(batch->entries, sizeof(LogEntry) * batch->entries_room) :
+			palloc(sizeof(LogEntry) * batch->entries_room);
+	}
+	batch->report.log_rows++;
+	batch->entries[batch->n_entries++] = (LogEntry)
+	{
+		.step_id = DatumGetInt64(RowColumn(log, row, LOG_OWNER, NULL)),
+			.sort_key = DatumGetInt32(RowColumn(log, row, LOG_SORT_KEY, NULL)),
+			.to_state = ToState(log, row),
+			.has_executor = !no_executor,
+			.executor_id = no_executor ? 0 : DatumGetInt64(executor),
+	};
+}
+
+/* Reads the rows of transactions that a position has not seen, part by part. */
+static void
+ReadNewRows(Batch *batch, const TableShape *shape, const char *position, TakeLogRow take)
+{
+	static const int log_xact[] = {LOG_XACT};
+	Table	   *log = OpenTable(shape);
+	int			n_parts;
+	Table	  **parts = TableParts(log, &n_parts);
+
+	for (int i = 0; i < n_parts; i++)
+	{
+		Lookup	   *by_transaction = BeginLookup(parts[i], 1, log_xact);
+		uint64		transaction = PositionXmax(position);
+		const char *running = PositionRunning(position);
+		Datum		key = UInt64GetDatum(transaction);
+		TupleTableSlot *row;
+
+		LookFrom(by_transaction, 1, &key);
+		while ((row = NextRow(by_transaction)) != NULL)
+			take(batch, parts[i], row);
+		while (NextRunning(&running, &transaction))
+		{
+			key = UInt64GetDatum(transaction);
+			LookFor(by_transaction, 1, &key);
+			while ((row = NextRow(by_transaction)) != NULL)
+				take(batch, parts[i], row);
+		}
+		EndLookup(by_transaction);
+	}
+}
+
 /*
  * Reads what is new in both logs and turns it into work.  Starts again from
  * the checkpoint if somebody else has moved it.
@@ -81,44 +153,27 @@ bool
 ReadLog(Batch *batch)
 {
 	Orchestrator *o = batch->o;
-	Datum		args[2];
-	uint64		rows;
-	char	   *position = NULL;
+	Datum		system = Int64GetDatum((int64) GetSystemIdentifier());
+	char	   *position;
 
 	if (o->position == NULL)
 		ReadCheckpoint(o);
-	args[1] = Int64GetDatum((int64) GetSystemIdentifier());
-	for (;;)
-	{
-		args[0] = CStringGetTextDatum(o->position);
-		rows = RunQuery(&READ_LOG, args, NULL);
-		if (rows > 0 && RowText(0, 1)[0] == 'p' && RowInt64(0, 5) == o->generation)
-			break;
+	while (RunQuery(&READ_CHECKPOINT_STATE, &system, NULL), RowInt64(0, 1) != o->generation)
 		ReadCheckpoint(o);
-	}
-	if (!RowBool(0, 8))
+	o->paused = RowBool(0, 2);
+	if (!RowBool(0, 3))
 		return false;
-	for (uint64 row = 0; row < rows; row++)
-	{
-		bool		no_executor;
-		Datum		executor = RowDatum(row, 5, &no_executor);
-		char		kind = RowText(row, 1)[0];
-
-		if (kind == 'p')
-		{
-			position = PositionOfSnapshot(o->context, RowText(row, 6));
-			o->paused = RowBool(row, 7);
-		}
-		else if (kind == 't')
-			AddWork(o, WORK_STARTED, RowInt64(row, 2));
-		else
-			ApplyStepRow(o, RowInt64(row, 2), StateOfLabel(RowText(row, 4)), !no_executor,
-						 no_executor ? 0 : DatumGetInt64(executor));
-	}
+	BeginAccess();
+	position = PositionOfSnapshot(o->context, CurrentSnapshotText());
+	ReadNewRows(batch, &TASK_LOG, o->position, TakeTaskLogRow);
+	ReadNewRows(batch, &STEP_LOG, o->position, TakeStepLogRow);
+	EndAccess();
+	qsort(batch->entries, batch->n_entries, sizeof(LogEntry), CompareLogRows);
+	for (int i = 0; i < batch->n_entries; i++)
+		ApplyStepRow(o, &batch->entries[i]);
 	pfree(o->position);
 	o->position = position;
-	batch->report.log_rows += rows - 1;
-	o->dirty |= rows > 1;
+	o->dirty |= batch->report.log_rows > 0;
 	return true;
 }
 

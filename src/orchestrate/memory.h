@@ -15,6 +15,7 @@
 #include "execute/queue.h"
 #include "lib/stringinfo.h"
 #include "orchestrate/orchestrator.h"
+#include "rules/state.h"
 #include "run/timer.h"
 #include "utils/hsearch.h"
 
@@ -94,6 +95,16 @@ struct Orchestrator
 	TimestampTz saved_at;		/* by the real clock */
 };
 
+/* A new row of the steps' log. */
+typedef struct LogEntry
+{
+	int64		step_id;
+	int64		executor_id;
+	int32		sort_key;
+	TaskerState to_state;
+	bool		has_executor;
+} LogEntry;
+
 /* What one batch decides before it moves anything. */
 typedef struct Batch
 {
@@ -101,6 +112,9 @@ typedef struct Batch
 	TimestampTz now;
 	int			batch_size;
 	int64		transitions;
+	int			n_entries;
+	int			entries_room;
+	LogEntry   *entries;
 	IdList		start;			/* tasks: pending to in_progress */
 	IdList		promote;		/* steps: error to pending */
 	IdList		skip;			/* steps: error to resolved */

@@ -35,4 +35,25 @@
 #include "varatt.h"
 #endif
 
+/*
+ * 16 distinguishes which indexes an update must touch, 18 counts index scans
+ * for EXPLAIN.  The headers come first: the macros must not meet their
+ * declarations.
+ */
+#include "access/genam.h"
+#include "access/tableam.h"
+#include "executor/executor.h"
+#if PG_VERSION_NUM < 160000
+typedef bool TU_UpdateIndexes;
+#define TU_None false
+#define TU_All true
+#define TU_Summarizing 2
+#define ExecInsertIndexTuples(relation, slot, estate, update, no_error, conflict, arbiters, summarizing) \
+	ExecInsertIndexTuples(relation, slot, estate, update, no_error, conflict, arbiters)
+#endif
+#if PG_VERSION_NUM < 180000
+#define index_beginscan(heap, index, snapshot, instrument, keys, orderbys) \
+	index_beginscan(heap, index, snapshot, keys, orderbys)
+#endif
+
 #endif							/* TASKER_COMPAT_H */

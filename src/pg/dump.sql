@@ -1,12 +1,15 @@
 -- What pg_dump keeps: every durable table and sequence. The work queue and the
--- timers are accelerators and are rebuilt by resume() after a restore.
+-- timers are accelerators and are rebuilt by resume() after a restore. Periods
+-- of the logs that come later are no members of the extension and need no entry.
 DO $$
 DECLARE
 	relation text;
 BEGIN
 	FOREACH relation IN ARRAY ARRAY['task_namespaces', 'named_tasks', 'dependent_systems', 'named_steps',
 		'handlers', 'named_tasks_named_steps', 'named_step_edges', 'tasks', 'workflow_steps',
-		'workflow_step_edges', 'task_transition_log', 'workflow_step_transition_log', 'executors',
+		'workflow_step_edges', 'task_transition_log', 'workflow_step_transition_log',
+		'task_transition_log_p0', 'task_transition_log_p1', 'workflow_step_transition_log_p0',
+		'workflow_step_transition_log_p1', 'executors',
 		'orchestrator_checkpoint', 'task_namespaces_task_namespace_id_seq', 'named_tasks_named_task_id_seq',
 		'dependent_systems_dependent_system_id_seq', 'named_steps_named_step_id_seq',
 		'handlers_handler_id_seq', 'tasks_task_id_seq', 'workflow_steps_workflow_step_id_seq',

@@ -19,6 +19,7 @@ int			tasker_clock_offset = 0;
 int			tasker_backoff_base = 1000;
 int			tasker_backoff_cap = 300000;
 double		tasker_backoff_jitter = 0.1;
+bool		tasker_direct_writes = true;
 int			tasker_lease = 30000;
 int			tasker_batch_size = 500;
 int			tasker_checkpoint_interval = 1000;
@@ -58,6 +59,11 @@ InitSettings(void)
 							"For tests: backoffs and leases pass without waiting.",
 							&tasker_clock_offset, 0, INT_MIN, INT_MAX,
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomBoolVariable("tasker.direct_writes",
+							 "Whether state changes are written past the SQL executor.",
+							 "Off: by SQL statements, slower, with the same result. A table with a trigger is written by SQL in any case.",
+							 &tasker_direct_writes, true,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("tasker.lease",
 							"How long a detached executor keeps its steps without a heartbeat.",
 							"For executors that do not ask for another lease at their registration.",

@@ -12,6 +12,7 @@ extern int	tasker_clock_offset;	/* milliseconds */
 extern int	tasker_backoff_base;	/* milliseconds */
 extern int	tasker_backoff_cap;		/* milliseconds */
 extern double tasker_backoff_jitter;	/* 0 to 1 */
+extern bool tasker_direct_writes;
 extern int	tasker_lease;			/* milliseconds */
 extern int	tasker_batch_size;		/* steps a transaction */
 extern int	tasker_checkpoint_interval; /* milliseconds */

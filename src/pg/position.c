@@ -7,7 +7,43 @@
 #include "access/xact.h"
 #include "lib/stringinfo.h"
 #include "pg/position.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+
+const char *
+CurrentSnapshotText(void)
+{
+	LOCAL_FCINFO(fcinfo, 0);
+	Datum		snapshot;
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 0, InvalidOid, NULL, NULL);
+	snapshot = pg_current_snapshot(fcinfo);
+	return DatumGetCString(DirectFunctionCall1(pg_snapshot_out, snapshot));
+}
+
+uint64
+PositionXmax(const char *position)
+{
+	return strtou64(strchr(position, ':') + 1, NULL, 10);
+}
+
+const char *
+PositionRunning(const char *position)
+{
+	return strrchr(position, ':') + 1;
+}
+
+bool
+NextRunning(const char **running, uint64 *transaction)
+{
+	char	   *rest;
+
+	if (**running == '\0')
+		return false;
+	*transaction = strtou64(*running, &rest, 10);
+	*running = *rest == ',' ? rest + 1 : rest;
+	return true;
+}
 
 char *
 PositionOfSnapshot(MemoryContext context, const char *snapshot)

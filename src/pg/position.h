@@ -15,4 +15,17 @@
 /* The position of a snapshot taken by this transaction, allocated in a context. */
 extern char *PositionOfSnapshot(MemoryContext context, const char *snapshot);
 
+/* The active snapshot, as text, in the current memory context. */
+extern const char *CurrentSnapshotText(void);
+
+/* The first transaction that had not begun at a position. */
+extern uint64 PositionXmax(const char *position);
+
+/*
+ * The transactions that were running at a position, one by one: false after
+ * the last.  *running begins as PositionRunning and is moved.
+ */
+extern const char *PositionRunning(const char *position);
+extern bool NextRunning(const char **running, uint64 *transaction);
+
 #endif							/* TASKER_POSITION_H */

@@ -21,6 +21,7 @@
 #include "optimizer/planmain.h"
 #include "pg/catalog.h"
 #include "pg/query.h"
+#include "pg/table.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -83,6 +84,7 @@ UnpinPlanner(void)
 	jit_enabled = saved_settings.jit;
 	join_collapse_limit = saved_settings.join_collapse_limit;
 	settings_pinned = false;
+	ForgetTables();
 }
 
 static void
@@ -131,6 +133,7 @@ OpenQueryScope(QueryScope *scope)
 void
 CloseQueryScope(QueryScope *scope)
 {
+	CloseTables();
 	UnpinPlanner();
 	AtEOXact_GUC(true, scope->guc_level);
 	SetUserIdAndSecContext(scope->caller, scope->security_context);

@@ -1,14 +1,13 @@
 /*
  * transition.c
- *		The one place where states change, and the SQL functions that move a
- *		single task or step under its guards.
+ *		Moving a single task or step under its guards: the SQL functions of the
+ *		state machines.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
 #include "pg/clock.h"
 #include "pg/query.h"
-#include "pg/waiters.h"
 #include "pg/wakeup.h"
 #include "rules/retry.h"
 #include "run/timer.h"
@@ -18,205 +17,6 @@
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
-
-/* ---------- many at once ---------- */
-
-/*
- * unnest(NULL) has no rows and ROWS FROM fills up with NULLs: an array that
- * is not given costs nothing.
- */
-static KeptQuery MOVE_STEPS = {
-	.sql =
-	"WITH moved AS ("
-	" UPDATE tasker.workflow_steps s"
-	"    SET state = $2::tasker.state,"
-	"        sort_key = s.sort_key + 10,"
-	"        attempts = greatest(0, s.attempts + $4),"
-	"        executor_id = CASE WHEN $2 = 'in_progress' THEN u.executor_id ELSE s.executor_id END,"
-	"        last_attempted_at = CASE WHEN $2 = 'in_progress' THEN $5 ELSE s.last_attempted_at END,"
-	"        next_retry_at = u.next_retry_at,"
-	"        backoff_request_seconds = u.backoff_request_seconds,"
-	"        failed_permanently = coalesce(u.failed_permanently, false),"
-	"        results = coalesce(u.results, s.results)"
-	"   FROM (SELECT * FROM ROWS FROM (unnest($8), unnest($9), unnest($10), unnest($11), unnest($12),"
-	"                                  unnest($13), unnest($14), unnest($15)) LIMIT cardinality($8))"
-	"        u(step_id, sort_key, executor_id, results, metadata, next_retry_at,"
-	"          backoff_request_seconds, failed_permanently)"
-	"  WHERE s.workflow_step_id = u.step_id"
-	"    AND s.state = $1::tasker.state"
-	"    AND s.sort_key = coalesce(u.sort_key, s.sort_key)"
-	"    AND coalesce(s.executor_id = $16, $16 IS NULL)"
-	" RETURNING s.workflow_step_id, s.task_id, s.sort_key, s.attempts, s.timeout_seconds,"
-	"           s.executor_id, u.metadata"
-	"), logged AS ("
-	" INSERT INTO tasker.workflow_step_transition_log"
-	"        (workflow_step_id, sort_key, from_state, to_state, created_at, executor_id, role, metadata)"
-	" SELECT workflow_step_id, sort_key, $1::tasker.state, $2::tasker.state, $5,"
-	"        CASE WHEN $6 THEN executor_id END, $3, coalesce(metadata, $7)"
-	"   FROM moved"
-	")"
-	"SELECT workflow_step_id, task_id, sort_key, attempts, coalesce(timeout_seconds, 0) FROM moved",
-	.nargs = 16,.types = {TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, BOOLOID, JSONBOID,
-	INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, JSONBARRAYOID, JSONBARRAYOID, TIMESTAMPTZARRAYOID,
-	INT4ARRAYOID, BOOLARRAYOID, INT8OID}
-};
-
-static KeptQuery MOVE_TASKS = {
-	.sql =
-	"WITH moved AS ("
-	" UPDATE tasker.tasks t"
-	"    SET state = $2::tasker.state, sort_key = t.sort_key + 10"
-	"   FROM (SELECT unnest($6) AS u LIMIT cardinality($6)) batch"
-	"  WHERE t.task_id = u AND t.state = $1::tasker.state"
-	" RETURNING t.task_id, t.sort_key"
-	"), logged AS ("
-	" INSERT INTO tasker.task_transition_log"
-	"        (task_id, sort_key, from_state, to_state, created_at, role, metadata)"
-	" SELECT task_id, sort_key, $1::tasker.state, $2::tasker.state, $4, $3, $5"
-	"   FROM moved"
-	")"
-	"SELECT task_id FROM moved",
-	.nargs = 6,.types = {TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, JSONBOID, INT8ARRAYOID}
-};
-
-static Datum
-TimestampTzArray(const TimestampTz *values, const bool *nulls, int n)
-{
-	Datum	   *datums = palloc(sizeof(Datum) * n);
-
-	for (int i = 0; i < n; i++)
-		datums[i] = TimestampTzGetDatum(values[i]);
-	return NullableArray(datums, nulls, n, TIMESTAMPTZOID);
-}
-
-/* -1 stands for NULL. */
-static Datum
-Int32ArrayOrNull(const int32 *values, int n)
-{
-	Datum	   *datums = palloc(sizeof(Datum) * n);
-	bool	   *nulls = palloc(sizeof(bool) * n);
-
-	for (int i = 0; i < n; i++)
-	{
-		datums[i] = Int32GetDatum(values[i]);
-		nulls[i] = values[i] == -1;
-	}
-	return NullableArray(datums, nulls, n, INT4OID);
-}
-
-static Datum
-BoolArray(const bool *values, int n)
-{
-	Datum	   *datums = palloc(sizeof(Datum) * n);
-
-	for (int i = 0; i < n; i++)
-		datums[i] = BoolGetDatum(values[i]);
-	return NullableArray(datums, NULL, n, BOOLOID);
-}
-
-/* Whoever starts a step with a timeout, by claim or by hand, sets its timer. */
-static void
-LimitAttempts(const MovedStep *steps, int n, TimestampTz now)
-{
-	Timer	   *timers = palloc(sizeof(Timer) * Max(n, 1));
-	int			timed = 0;
-
-	for (int i = 0; i < n; i++)
-	{
-		if (steps[i].timeout_seconds > 0)
-			timers[timed++] = (Timer)
-		{
-			.due_at = now + (int64) steps[i].timeout_seconds * USECS_PER_SEC,
-				.step_id = steps[i].step_id,.sort_key = steps[i].sort_key
-		};
-	}
-	SetTimers(timers, timed);
-}
-
-MovedStep *
-MoveSteps(const StepMoves *moves, int *moved)
-{
-	int			n = moves->n;
-	MovedStep  *result;
-	Datum		args[16] = {0};
-	char		nulls[17];
-
-	*moved = 0;
-	if (n == 0)
-		return NULL;
-	Assert(IsLegalTransition(OWNER_STEP, moves->from, moves->to));
-	memset(nulls, 'n', 16);
-	nulls[16] = '\0';
-
-#define SET_ARG(number, given, value) \
-	do { \
-		if (given) \
-		{ \
-			args[(number) - 1] = (value); \
-			nulls[(number) - 1] = ' '; \
-		} \
-	} while (0)
-
-	SET_ARG(1, true, CStringGetTextDatum(StateLabel(moves->from)));
-	SET_ARG(2, true, CStringGetTextDatum(StateLabel(moves->to)));
-	SET_ARG(3, true, QueryCallerName());
-	SET_ARG(4, true, Int32GetDatum(moves->attempt_change));
-	SET_ARG(5, true, TimestampTzGetDatum(moves->at != 0 ? moves->at : TaskerNow()));
-	SET_ARG(6, true, BoolGetDatum(moves->by_executor));
-	SET_ARG(7, moves->metadata_of_all != 0, moves->metadata_of_all);
-	SET_ARG(8, true, Int64Array(moves->step_ids, n));
-	SET_ARG(9, moves->sort_keys, Int32Array(moves->sort_keys, n));
-	SET_ARG(10, moves->executors, Int64Array(moves->executors, n));
-	SET_ARG(11, moves->results, NullableArray(moves->results, moves->no_results, n, JSONBOID));
-	SET_ARG(12, moves->metadata, NullableArray(moves->metadata, NULL, n, JSONBOID));
-	SET_ARG(13, moves->retry_at, TimestampTzArray(moves->retry_at, moves->no_retry, n));
-	SET_ARG(14, moves->backoff_seconds, Int32ArrayOrNull(moves->backoff_seconds, n));
-	SET_ARG(15, moves->permanent, BoolArray(moves->permanent, n));
-	SET_ARG(16, moves->of_executor != 0, Int64GetDatum(moves->of_executor));
-#undef SET_ARG
-
-	*moved = (int) RunQuery(&MOVE_STEPS, args, nulls);
-	result = palloc(sizeof(MovedStep) * Max(*moved, 1));
-	for (int i = 0; i < *moved; i++)
-		result[i] = (MovedStep)
-	{
-		.step_id = RowInt64(i, 1),
-			.task_id = RowInt64(i, 2),
-			.sort_key = RowInt32(i, 3),
-			.attempts = RowInt32(i, 4),
-			.timeout_seconds = RowInt32(i, 5),
-	};
-	if (moves->to == STATE_IN_PROGRESS)
-		LimitAttempts(result, *moved, moves->at != 0 ? moves->at : TaskerNow());
-	if (*moved > 0)
-		WakeOrchestratorAtCommit();
-	return result;
-}
-
-int
-MoveTasks(TaskerState from, TaskerState to, int n, const int64 *task_ids, Datum metadata)
-{
-	char		nulls[7] = "      ";
-	Datum		args[6];
-	uint64		moved;
-
-	if (n == 0)
-		return 0;
-	Assert(IsLegalTransition(OWNER_TASK, from, to));
-	args[0] = CStringGetTextDatum(StateLabel(from));
-	args[1] = CStringGetTextDatum(StateLabel(to));
-	args[2] = QueryCallerName();
-	args[3] = TimestampTzGetDatum(TaskerNow());
-	args[4] = metadata;
-	nulls[4] = metadata != 0 ? ' ' : 'n';
-	args[5] = Int64Array(task_ids, n);
-	moved = RunQuery(&MOVE_TASKS, args, nulls);
-	if (moved > 0)
-		WakeOrchestratorAtCommit();
-	if (EndsTask(to))
-		NoteTasksEnded(task_ids, n);
-	return (int) moved;
-}
 
 /* ---------- one, under its guards ---------- */
 
@@ -295,12 +95,6 @@ RefuseTransition(StateOwner owner, int64 id, TaskerState from, TaskerState to, c
 			 guard ? errdetail("%s", guard) :
 			 errdetail("Allowed next states: %s.", NextStates(owner, from)),
 			 from == to ? errhint("It is in that state already.") : 0));
-}
-
-Datum
-JsonbOfText(const char *json)
-{
-	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
 }
 
 Datum

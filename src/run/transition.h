@@ -1,66 +1,15 @@
 /*
  * transition.h
- *		The one place where states change: compare-and-set of the row and
- *		append to the log, in one statement.
+ *		A single task or step under its lock, and what it is refused.
  *
- * All functions need an open query scope.  They wake the orchestrator at the
- * commit.
+ * All functions need an open query scope.
  */
 #ifndef TASKER_TRANSITION_H
 #define TASKER_TRANSITION_H
 
 #include "tasker.h"
 
-#include "rules/state.h"
-
-/*
- * One kind of transition for many steps.  Arrays have n elements each; one
- * that is NULL stands for "nothing of the kind".  Steps must be in ascending
- * order of id: that is the order in which their rows are locked.
- */
-typedef struct StepMoves
-{
-	TaskerState from;
-	TaskerState to;
-	TimestampTz at;				/* when; 0: now */
-	int			n;
-	const int64 *step_ids;
-	const int32 *sort_keys;		/* move only from this transition */
-	const int64 *executors;		/* who gets the step */
-	int64		of_executor;	/* move only if this one has the step; 0: anyone */
-	bool		by_executor;	/* the log names the executor that has it */
-	int			attempt_change; /* added to the attempts, which stop at zero */
-	const Datum *results;		/* jsonb; steps without one keep theirs */
-	const bool *no_results;
-	Datum		metadata_of_all;	/* jsonb; 0: none */
-	const Datum *metadata;		/* jsonb, instead of metadata_of_all */
-	const TimestampTz *retry_at;	/* when a failed step may run again */
-	const bool *no_retry;		/* where it may not */
-	const int32 *backoff_seconds;	/* asked for by the executor; -1: not */
-	const bool *permanent;		/* no retry can help */
-} StepMoves;
-
-typedef struct MovedStep
-{
-	int64		step_id;
-	int64		task_id;
-	int32		sort_key;
-	int32		attempts;
-	int32		timeout_seconds;	/* 0: none */
-} MovedStep;
-
-/*
- * Moves those steps that are as expected and appends to their log; the
- * others are left alone.  Returns what moved, in the current memory context,
- * and its number.  The caller answers for the guards.
- */
-extern MovedStep *MoveSteps(const StepMoves *moves, int *moved);
-
-/*
- * Moves those tasks that are in the state expected.  Returns how many moved;
- * task_ids ascending, metadata a jsonb for all or 0.
- */
-extern int	MoveTasks(TaskerState from, TaskerState to, int n, const int64 *task_ids, Datum metadata);
+#include "run/move.h"
 
 /* A step row as it is under the lock that reading it took. */
 typedef struct LockedStep
@@ -87,9 +36,6 @@ pg_noreturn extern void RefuseTransition(StateOwner owner, int64 id, TaskerState
 
 /* {"reason": ...} as jsonb; 0 where the reason is NULL. */
 extern Datum ReasonMetadata(const char *reason);
-
-/* A jsonb of JSON text that we wrote ourselves. */
-extern Datum JsonbOfText(const char *json);
 
 /* Raise 42704 for an id that names nothing. */
 pg_noreturn extern void RefuseUnknown(const char *what, int64 id);

@@ -1,5 +1,17 @@
 -- The logs: what happened. Every change of state appends one row, in the
 -- transaction that makes it; a row never changes afterwards.
+--
+-- Both logs are partitioned by their owner's id into periods: period k holds the
+-- rows of the owners with ids from k * 2^40 up to (k + 1) * 2^40. A new period
+-- begins when the sequences of task and step ids are moved to its first id, so
+-- that ids, and with them the rows of one time, lie together: a period none of
+-- whose owners exists any more is dropped as a whole, without deleting a row.
+--
+-- The parents have no index, each partition has its own. Indexes of a parent
+-- would be made anew when a restore attaches a partition to the parent that
+-- CREATE EXTENSION has made, and the partition's indexes in the dump would then
+-- collide with them. Nothing is lost: owners of two partitions are never the
+-- same, so what is unique in each partition is unique in all.
 
 CREATE TABLE tasker.task_transition_log (
 	task_id bigint NOT NULL,
@@ -10,14 +22,11 @@ CREATE TABLE tasker.task_transition_log (
 	xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
 	executor_id bigint,
 	role text NOT NULL,
-	metadata jsonb,
-	PRIMARY KEY (task_id, sort_key)
-) WITH (autovacuum_vacuum_insert_scale_factor = 0.05);
+	metadata jsonb
+) PARTITION BY RANGE (task_id);
 COMMENT ON TABLE tasker.task_transition_log IS
-'Every change of state of every task, oldest first by sort_key (10, 20, ...). Insert-only. The first row of a task has no from_state: its creation.';
+'Every change of state of every task, oldest first by sort_key (10, 20, ...). Insert-only. The first row of a task has no from_state: its creation. Each partition is one period (see tasker.stat_history).';
 COMMENT ON COLUMN tasker.task_transition_log.xact_id IS 'The transaction that made the change: readers of the log resume from a snapshot of these.';
-CREATE INDEX task_transition_log_by_transaction ON tasker.task_transition_log (xact_id);
-COMMENT ON INDEX tasker.task_transition_log_by_transaction IS 'Serves the readers of the log: what is new since a position.';
 
 CREATE TABLE tasker.workflow_step_transition_log (
 	workflow_step_id bigint NOT NULL,
@@ -28,14 +37,11 @@ CREATE TABLE tasker.workflow_step_transition_log (
 	xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
 	executor_id bigint,
 	role text NOT NULL,
-	metadata jsonb,
-	PRIMARY KEY (workflow_step_id, sort_key)
-) WITH (autovacuum_vacuum_insert_scale_factor = 0.05);
+	metadata jsonb
+) PARTITION BY RANGE (workflow_step_id);
 COMMENT ON TABLE tasker.workflow_step_transition_log IS
-'Every change of state of every step, oldest first by sort_key (10, 20, ...). Insert-only. A step without a row is pending.';
+'Every change of state of every step, oldest first by sort_key (10, 20, ...). Insert-only. A step without a row is pending. Each partition is one period (see tasker.stat_history).';
 COMMENT ON COLUMN tasker.workflow_step_transition_log.executor_id IS 'The executor that the step was claimed for, or that reported.';
-CREATE INDEX workflow_step_transition_log_by_transaction ON tasker.workflow_step_transition_log (xact_id);
-COMMENT ON INDEX tasker.workflow_step_transition_log_by_transaction IS 'Serves the readers of the log: what is new since a position.';
 
 CREATE FUNCTION tasker.refuse_log_change() RETURNS trigger
 LANGUAGE plpgsql
@@ -54,6 +60,52 @@ CREATE TRIGGER insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tasker.task_tr
 	FOR EACH STATEMENT EXECUTE FUNCTION tasker.refuse_log_change();
 CREATE TRIGGER insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tasker.workflow_step_transition_log
 	FOR EACH STATEMENT EXECUTE FUNCTION tasker.refuse_log_change();
+
+-- Periods 0 and 1 are made here and are members of the extension; all others
+-- are made by whoever owns it and are not, so that pg_dump writes them out as
+-- the ordinary tables that they are. Attaching locks the parent SHARE UPDATE
+-- EXCLUSIVE: nobody who reads or writes waits.
+CREATE FUNCTION tasker.make_period(period bigint) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	log record;
+	leaf text;
+	grantee record;
+BEGIN
+	FOR log IN SELECT * FROM (VALUES
+		('task_transition_log', 'task_id', 'tasks'),
+		('workflow_step_transition_log', 'workflow_step_id', 'steps')) l(parent, owner_id, owners)
+	LOOP
+		leaf := log.parent || '_p' || period;
+		CONTINUE WHEN to_regclass('tasker.' || leaf) IS NOT NULL;
+		EXECUTE format('CREATE TABLE tasker.%I (LIKE tasker.%I INCLUDING DEFAULTS INCLUDING COMMENTS, PRIMARY KEY (%I, sort_key))
+			WITH (autovacuum_vacuum_insert_scale_factor = 0.05)', leaf, log.parent, log.owner_id);
+		EXECUTE format('COMMENT ON TABLE tasker.%I IS %L', leaf, format('The transitions of the %s of period %s.', log.owners, period));
+		EXECUTE format('CREATE INDEX %I ON tasker.%I (xact_id)', leaf || '_by_transaction', leaf);
+		EXECUTE format('COMMENT ON INDEX tasker.%I IS %L', leaf || '_by_transaction',
+			'Serves the readers of the log: what is new since a position.');
+		EXECUTE format('CREATE TRIGGER insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tasker.%I
+			FOR EACH STATEMENT EXECUTE FUNCTION tasker.refuse_log_change()', leaf);
+		-- Default privileges must not open what is closed.
+		FOR grantee IN
+			SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS name
+			FROM pg_class c, aclexplode(c.relacl) a
+			WHERE c.oid = to_regclass('tasker.' || leaf) AND a.grantee <> c.relowner
+		LOOP
+			EXECUTE format('REVOKE ALL ON tasker.%I FROM %s', leaf, grantee.name);
+		END LOOP;
+		EXECUTE format('ALTER TABLE tasker.%I ATTACH PARTITION tasker.%I FOR VALUES FROM (%s) TO (%s)', log.parent, leaf,
+			CASE period WHEN 0 THEN 'MINVALUE' ELSE (period << 40)::text END, (period + 1) << 40);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION tasker.make_period(bigint) IS
+'Makes the partitions of both logs for a period, where they are missing. For tasker itself; only the owner of the extension can.';
+
+SELECT tasker.make_period(0);
+SELECT tasker.make_period(1);
 
 CREATE VIEW tasker.task_transitions AS
 SELECT l.task_id, l.sort_key, l.from_state, l.to_state, l.sort_key = t.sort_key AS most_recent,

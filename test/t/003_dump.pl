@@ -18,6 +18,11 @@ my @tables = map { "tasker.$_" } qw(task_namespaces named_tasks dependent_system
   named_tasks_named_steps named_step_edges tasks workflow_steps workflow_step_edges task_transition_log
   workflow_step_transition_log executors);
 my $digest = join(' UNION ALL ', map { "SELECT '$_', count(*), md5(coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '')) FROM $_ t" } @tables);
+my $partitions = q(SELECT c.relname, pg_get_expr(c.relpartbound, c.oid), c.relowner::regrole, c.relacl, c.reloptions,
+	(SELECT string_agg(pg_get_indexdef(i.indexrelid), ', ' ORDER BY pg_get_indexdef(i.indexrelid)) FROM pg_index i WHERE i.indrelid = c.oid),
+	(SELECT string_agg(pg_get_triggerdef(t.oid), ', ' ORDER BY pg_get_triggerdef(t.oid)) FROM pg_trigger t WHERE t.tgrelid = c.oid),
+	obj_description(c.oid)
+FROM pg_class c WHERE c.relispartition AND c.relkind = 'r' ORDER BY 1);
 my $sequences = q(SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = 'tasker' ORDER BY 1);
 
 # --- the source: tasks in every state ---------------------------------------
@@ -32,7 +37,17 @@ diamonds($session, 10);
 my $executor = Tasker::Executor->new($source, 'app', capacity => 20);
 ok($executor->drain, 'ten tasks are done before the dump');
 
+# From here on in the next period of the logs, and then in one that is no member
+# of the extension.
+sub begin_period
+{
+	my ($period) = @_;
+	$session->query("SELECT setval(format('tasker.%s_seq', s), (${period}::bigint << 40) + 1, false) FROM unnest(ARRAY['tasks_task_id', 'workflow_steps_workflow_step_id']) s");
+}
+begin_period(1);
 diamonds($session, 3, name => 'other');
+$session->query('SELECT tasker.make_period(2)');
+begin_period(2);
 my ($cancelled) = diamonds($session, 1, name => 'other');
 $session->query("SELECT tasker.cancel_task($cancelled, 'not needed')");
 my @flaky = diamonds($session, 2, name => 'flaky');
@@ -48,7 +63,7 @@ $executor->expect(8);
 is($session->query(q(SELECT count(*) FROM tasker.workflow_steps WHERE state = 'in_progress')), '12', 'steps are in flight');
 # A row that no snapshot position of another server may hide.
 $session->query('BEGIN; SELECT txid_current()');
-my %before = map { $_ => $source->safe_psql('app', $_) } ($digest, $sequences);
+my %before = map { $_ => $source->safe_psql('app', $_) } ($digest, $sequences, $partitions);
 
 # --- dump and restore -----------------------------------------------------------
 
@@ -86,6 +101,8 @@ foreach my $database (qw(plain custom directory))
 	is($restored->query(q(SELECT holds_dispatch FROM tasker.stat_orchestrator)), 'restored', "$database: it says that it is restored");
 	is($restored->query($sequences), $before{$sequences}, "$database: the sequences are where they were");
 
+	is($restored->query($partitions), $before{$partitions}, "$database: the logs have their partitions");
+
 	# An executor comes, which wakes the orchestrator, and gets nothing.
 	my $executor = Tasker::Executor->new($target, $database, capacity => 1000, handlers => 'H,nobody');
 	ok($restored->poll('SELECT batches > 0 FROM tasker.stat_orchestrator'), "$database: the orchestrator has looked");
@@ -121,7 +138,10 @@ foreach my $database (qw(plain custom directory))
 
 $executor->quit;
 $session->quit;
+# What was made later goes with the extension, too.
+$target->safe_psql('plain', 'DROP EXTENSION tasker');
+is($target->safe_psql('plain', q(SELECT count(*) FROM pg_class WHERE relname LIKE '%transition_log%')), '0', 'DROP EXTENSION removes every partition');
 ends_well($source, ['app']);
-ends_well($target, [qw(plain custom directory)]);
+ends_well($target, [qw(custom directory)]);
 
 done_testing();

@@ -1,0 +1,174 @@
+/*
+ * claimed_step.c
+ *		What an executor needs to run a step that it has claimed.
+ */
+#include "postgres.h"
+
+#include "execute/claimed_step.h"
+#include "pg/table.h"
+#include "run/move.h"
+#include "run/row.h"
+#include "utils/datum.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+
+/* What reading needs, and the task it met last: steps of one task often come together. */
+typedef struct Reader
+{
+	Table	   *steps;
+	Table	   *tasks;
+	Table	   *edges;
+	Lookup	   *step_by_id;
+	Lookup	   *parent_by_id;
+	Lookup	   *task_by_id;
+	Lookup	   *edges_to;
+	int64		task_id;		/* 0: none yet */
+	int32		named_task_id;
+	Datum		context;
+} Reader;
+
+static const int edge_to[] = {EDGE_TO};
+
+static Reader
+OpenReader(void)
+{
+	Reader		reader = {.steps = OpenTable(&STEPS),.tasks = OpenTable(&TASKS),.edges = OpenTable(&EDGES)};
+
+	reader.step_by_id = LookupById(reader.steps);
+	reader.parent_by_id = LookupById(reader.steps);
+	reader.task_by_id = LookupById(reader.tasks);
+	reader.edges_to = BeginLookup(reader.edges, 1, edge_to);
+	return reader;
+}
+
+static void
+CloseReader(Reader *reader)
+{
+	EndLookup(reader->step_by_id);
+	EndLookup(reader->parent_by_id);
+	EndLookup(reader->task_by_id);
+	EndLookup(reader->edges_to);
+}
+
+/* The row with an id that must exist. */
+static TupleTableSlot *
+RowOfId(Lookup *by_id, const char *what, int64 id)
+{
+	Datum		key = Int64GetDatum(id);
+	TupleTableSlot *row;
+
+	LookFor(by_id, 1, &key);
+	row = NextRow(by_id);
+	if (row == NULL)
+		elog(ERROR, "%s " INT64_FORMAT " is missing", what, id);
+	return row;
+}
+
+static void
+ReadTaskOf(Reader *reader, int64 task_id)
+{
+	TupleTableSlot *row;
+
+	if (reader->task_id == task_id)
+		return;
+	row = RowOfId(reader->task_by_id, "task", task_id);
+	reader->named_task_id = ReadTaskRow(reader->tasks, row).named_task_id;
+	reader->context = datumCopy(RowColumn(reader->tasks, row, TASK_CONTEXT, NULL), false, -1);
+	reader->task_id = task_id;
+}
+
+static void
+PushText(JsonbParseState **state, JsonbIteratorToken token, const char *text, JsonbValue **result)
+{
+	JsonbValue	value = {.type = jbvString};
+
+	value.val.string.val = unconstify(char *, text);
+	value.val.string.len = strlen(text);
+	*result = pushJsonbValue(state, token, &value);
+}
+
+/* Pushes a jsonb, or null, as the value of the key pushed before. */
+static void
+PushJsonb(JsonbParseState **state, Jsonb *jsonb, JsonbValue **result)
+{
+	JsonbValue	value = {.type = jbvNull};
+
+	if (jsonb != NULL && JB_ROOT_IS_SCALAR(jsonb))
+		(void) JsonbExtractScalar(&jsonb->root, &value);
+	else if (jsonb != NULL)
+	{
+		value.type = jbvBinary;
+		value.val.binary.data = &jsonb->root;
+		value.val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
+	}
+	*result = pushJsonbValue(state, WJB_VALUE, &value);
+}
+
+/* {"parent": results, ...} of the direct parents. */
+static Datum
+DependencyResults(Reader *reader, int64 step_id)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue *object = pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	Datum		key = Int64GetDatum(step_id);
+	TupleTableSlot *edge;
+
+	LookFor(reader->edges_to, 1, &key);
+	while ((edge = NextRow(reader->edges_to)) != NULL)
+	{
+		int64		parent_id = DatumGetInt64(RowColumn(reader->edges, edge, EDGE_FROM, NULL));
+		TupleTableSlot *parent = RowOfId(reader->parent_by_id, "step", parent_id);
+		int32		named_step_id = DatumGetInt32(RowColumn(reader->steps, parent, STEP_NAMED_STEP, NULL));
+		bool		none;
+		Datum		results = RowColumn(reader->steps, parent, STEP_RESULTS, &none);
+
+		PushText(&state, WJB_KEY, GetStepTemplate(reader->named_task_id, named_step_id)->step_name, &object);
+		/* A copy: what is pushed is read at the end, when the row is gone. */
+		PushJsonb(&state, none ? NULL : DatumGetJsonbPCopy(results), &object);
+	}
+	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	return JsonbPGetDatum(JsonbValueToJsonb(object));
+}
+
+static ClaimedStep
+ReadClaimedStep(Reader *reader, int64 step_id, Datum no_parents)
+{
+	TupleTableSlot *row = RowOfId(reader->step_by_id, "step", step_id);
+	StepRow		step = ReadStepRow(reader->steps, row);
+	bool		no_inputs;
+	Datum		inputs = RowColumn(reader->steps, row, STEP_INPUTS, &no_inputs);
+
+	ReadTaskOf(reader, step.task_id);
+	return (ClaimedStep)
+	{
+		.step_id = step_id,
+			.claim = step.sort_key,
+			.attempt = step.attempts,
+			.task_id = step.task_id,
+			.executor_id = step.executor_id,
+			.step_template = GetStepTemplate(reader->named_task_id, step.named_step_id),
+			.inputs = no_inputs ? reader->context :
+			DirectFunctionCall2(jsonb_concat, reader->context, inputs),
+			.dependency_results = step.is_root ? no_parents : DependencyResults(reader, step_id),
+	};
+}
+
+ClaimedStep *
+ReadClaimedSteps(const int64 *step_ids, int n)
+{
+	ClaimedStep *steps = palloc(sizeof(ClaimedStep) * Max(n, 1));
+	Datum		no_parents;
+	Reader		reader;
+
+	if (n == 0)
+		return steps;
+	no_parents = JsonbOfText("{}");
+	RefreshStepTemplates();
+	BeginAccess();
+	reader = OpenReader();
+	for (int i = 0; i < n; i++)
+		steps[i] = ReadClaimedStep(&reader, step_ids[i], no_parents);
+	CloseReader(&reader);
+	EndAccess();
+	return steps;
+}

@@ -1,0 +1,31 @@
+/*
+ * claimed_step.h
+ *		What an executor needs to run a step that it has claimed.
+ */
+#ifndef TASKER_CLAIMED_STEP_H
+#define TASKER_CLAIMED_STEP_H
+
+#include "tasker.h"
+
+#include "define/step_template.h"
+
+typedef struct ClaimedStep
+{
+	int64		step_id;
+	int32		claim;
+	int32		attempt;
+	int64		task_id;
+	int64		executor_id;	/* 0: none */
+	const StepTemplate *step_template;
+	Datum		inputs;			/* jsonb: the task's context with the step's own inputs over it */
+	Datum		dependency_results; /* jsonb: results of the direct parents by step name */
+} ClaimedStep;
+
+/*
+ * Reads these steps, which exist and were claimed in this transaction or
+ * before.  Returns as many, in the same order, in the current memory context;
+ * step templates are good until the next call.  Needs an open query scope.
+ */
+extern ClaimedStep *ReadClaimedSteps(const int64 *step_ids, int n);
+
+#endif							/* TASKER_CLAIMED_STEP_H */
