@@ -10,6 +10,7 @@
 #include "pg/guc.h"
 #include "pg/query.h"
 #include "pg/shmem.h"
+#include "pg/waiters.h"
 #include "pg/wakeup.h"
 #include "process/launcher.h"
 #include "tasker.h"
@@ -26,6 +27,7 @@ _PG_init(void)
 	InitQueries();
 	InitQueue();
 	InitWakeup();
+	InitWaiters();
 	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)
 	{
 		InitSharedMemory();

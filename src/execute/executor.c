@@ -17,6 +17,7 @@
 #include "pg/guc.h"
 #include "pg/query.h"
 #include "pg/shmem.h"
+#include "pg/waiters.h"
 #include "pg/wakeup.h"
 #include "run/transition.h"
 #include "storage/ipc.h"
@@ -224,7 +225,9 @@ static KeptQuery END_EXECUTORS = {
 };
 
 static KeptQuery READ_EXECUTOR = {
-	.sql = "SELECT ended_at IS NULL, detached, handlers FROM tasker.executors WHERE executor_id = $1",
+	.sql =
+	"SELECT ended_at IS NULL, detached, handlers, (extract(epoch FROM lease) * 1000000)::bigint"
+	"  FROM tasker.executors WHERE executor_id = $1",
 	.nargs = 1,.types = {INT8OID}
 };
 
@@ -298,6 +301,7 @@ EndExecutors(const int64 *executor_ids, int n, const char *reason)
 	if (n == 0)
 		return;
 	(void) RunQuery(&END_EXECUTORS, args, NULL);
+	NoteExecutorsEnded(executor_ids, n);
 	for (int i = 0; i < n; i++)
 		ForgetHeartbeat(executor_ids[i]);
 }
@@ -316,6 +320,16 @@ HandlersOfExecutor(int64 executor_id, bool must_live, int *n)
 				 errdetail("Its steps were given to others."),
 				 errhint("Register again with tasker.register_executor().")));
 	return Int32sOfArray(RowDatum(0, 3, NULL), n);
+}
+
+int64
+LeaseOfExecutor(int64 executor_id)
+{
+	Datum		arg = Int64GetDatum(executor_id);
+
+	if (RunQuery(&READ_EXECUTOR, &arg, NULL) == 0)
+		RefuseUnknown("executor", executor_id);
+	return RowBool(0, 2) ? RowInt64(0, 4) : 0;
 }
 
 /* ---------- SQL functions ---------- */
@@ -514,13 +528,18 @@ HeartbeatByRow(int64 executor_id, TimestampTz now)
 	return alive;
 }
 
+bool
+NoteHeartbeat(int64 executor_id)
+{
+	TimestampTz now = TaskerNow();
+
+	return RecordHeartbeat(executor_id, now, false) || HeartbeatByRow(executor_id, now);
+}
+
 PG_FUNCTION_INFO_V1(tasker_heartbeat);
 
 Datum
 tasker_heartbeat(PG_FUNCTION_ARGS)
 {
-	int64		executor_id = ExecutorArgument(fcinfo);
-	TimestampTz now = TaskerNow();
-
-	PG_RETURN_BOOL(RecordHeartbeat(executor_id, now, false) || HeartbeatByRow(executor_id, now));
+	PG_RETURN_BOOL(NoteHeartbeat(ExecutorArgument(fcinfo)));
 }

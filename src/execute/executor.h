@@ -45,4 +45,13 @@ extern void EndExecutors(const int64 *executor_ids, int n, const char *reason);
  */
 extern int32 *HandlersOfExecutor(int64 executor_id, bool must_live, int *n);
 
+/* The lease of a detached executor in microseconds, 0 for others; raises 42704.  Needs an open query scope. */
+extern int64 LeaseOfExecutor(int64 executor_id);
+
+/*
+ * Sign of life of a detached executor; false if it has ended.  Opens a query
+ * scope itself where shared memory knows nothing of it.
+ */
+extern bool NoteHeartbeat(int64 executor_id);
+
 #endif							/* TASKER_EXECUTOR_H */

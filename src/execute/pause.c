@@ -18,6 +18,7 @@
 #include "pg/clock.h"
 #include "pg/position.h"
 #include "pg/query.h"
+#include "pg/waiters.h"
 #include "pg/wakeup.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
@@ -329,6 +330,7 @@ SetPause(FunctionCallInfo fcinfo, bool pause)
 	}
 	CloseQueryScope(&scope);
 	WakeForExecutorsAtCommit();
+	NoteEveryoneLooksAgain();
 }
 
 PG_FUNCTION_INFO_V1(tasker_pause);
@@ -360,5 +362,6 @@ tasker_rebuild_accelerators(PG_FUNCTION_ARGS)
 	RebuildAccelerators();
 	CloseQueryScope(&scope);
 	WakeForExecutorsAtCommit();
+	NoteEveryoneLooksAgain();
 	PG_RETURN_VOID();
 }

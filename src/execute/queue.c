@@ -19,6 +19,7 @@
 #include "execute/queue.h"
 #include "pg/query.h"
 #include "pg/table.h"
+#include "pg/waiters.h"
 #include "portability/instr_time.h"
 #include "run/row.h"
 #include "utils/hsearch.h"
@@ -123,6 +124,7 @@ EnqueueSteps(const ReadyStep *steps, int n)
 		if ((i > 0 && sorted[i].step_id == sorted[i - 1].step_id) || IsQueued(by_key, &sorted[i]))
 			continue;
 		AppendRow(appender, sorted[i].step_id, values, no_nulls);
+		NoteStepsWaiting(sorted[i].handler_id, 1);
 	}
 	EndAppend(appender);
 	EndLookup(by_key);
@@ -327,6 +329,7 @@ TakeSteps(const int32 *handler_ids, int n_handlers, int max, int *taken)
 			mark->rank = cursor->step.rank;
 			mark->step_id = cursor->step.step_id;
 			steps[(*taken)++] = cursor->step;
+			NoteStepsTaken(cursor->handler_id, 1);
 		}
 		AdvanceCursor(queue, cursor);
 	}

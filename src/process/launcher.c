@@ -26,6 +26,7 @@
 #include "nodes/parsenodes.h"
 #include "pg/guc.h"
 #include "pg/shmem.h"
+#include "pg/waiters.h"
 #include "pg/wakeup.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -401,7 +402,8 @@ FollowUtility(PlannedStmt *planned, const char *query, bool read_only_tree, Proc
 	Node	   *statement = planned->utilityStmt;
 	Oid			needed = Shared != NULL ? DatabaseNeeded(statement) : InvalidOid;
 	bool		wakes = IsA(statement, TransactionStmt) &&
-		castNode(TransactionStmt, statement)->kind == TRANS_STMT_COMMIT_PREPARED;
+		(castNode(TransactionStmt, statement)->kind == TRANS_STMT_COMMIT_PREPARED ||
+		 castNode(TransactionStmt, statement)->kind == TRANS_STMT_ROLLBACK_PREPARED);
 
 	/* Of a transaction that takes several away only the first is held; the others wait for none. */
 	if (OidIsValid(needed) && (!OidIsValid(held_until_end) || held_until_end == needed))
@@ -419,13 +421,19 @@ FollowUtility(PlannedStmt *planned, const char *query, bool read_only_tree, Proc
 		return;
 	if (IsA(statement, CreateExtensionStmt) ||
 		(IsA(statement, DropStmt) && castNode(DropStmt, statement)->removeType == OBJECT_EXTENSION))
+	{
 		wanted_at_commit = MyDatabaseId;
+		NoteEveryoneLooksAgain();
+	}
 	else if (IsA(statement, AlterDatabaseSetStmt))
 		wanted_at_commit = get_database_oid(castNode(AlterDatabaseSetStmt, statement)->dbname, true);
 	else if (IsA(statement, CreatedbStmt))
 		wanted_at_commit = get_database_oid(castNode(CreatedbStmt, statement)->dbname, true);
 	if (wakes)
+	{
 		WakeOrchestratorNow(true);
+		WakeAllWaiters(MyDatabaseId);
+	}
 }
 
 void

@@ -86,6 +86,12 @@ IsLegalTransition(StateOwner owner, TaskerState from, TaskerState to)
 }
 
 bool
+EndsTask(TaskerState state)
+{
+	return state != STATE_NONE && state != STATE_PENDING && state != STATE_IN_PROGRESS;
+}
+
+bool
 SatisfiesDependents(TaskerState state)
 {
 	return state == STATE_COMPLETE || state == STATE_RESOLVED_MANUALLY;

@@ -50,6 +50,9 @@ extern const char *OwnerLabel(StateOwner owner);
 
 extern bool IsLegalTransition(StateOwner owner, TaskerState from, TaskerState to);
 
+/* Whether a task in this state runs no more, unless someone intervenes. */
+extern bool EndsTask(TaskerState state);
+
 /* Whether a step in this state lets its dependents run. */
 extern bool SatisfiesDependents(TaskerState state);
 

@@ -16,6 +16,7 @@
 #include "pg/clock.h"
 #include "pg/query.h"
 #include "pg/table.h"
+#include "pg/waiters.h"
 #include "pg/wakeup.h"
 #include "run/move.h"
 #include "run/row.h"
@@ -493,5 +494,7 @@ MoveTasks(TaskerState from, TaskerState to, int n, const int64 *task_ids, Datum 
 		moved = MoveTasksBySql(from, to, n, task_ids, metadata);
 	if (moved > 0)
 		WakeOrchestratorAtCommit();
+	if (EndsTask(to))
+		NoteTasksEnded(task_ids, n);
 	return moved;
 }
