@@ -8,6 +8,7 @@
 #include "miscadmin.h"
 #include "pg/catalog.h"
 #include "pg/guc.h"
+#include "pg/low_water.h"
 #include "pg/query.h"
 #include "pg/shmem.h"
 #include "pg/waiters.h"
@@ -28,9 +29,11 @@ _PG_init(void)
 	InitQueue();
 	InitWakeup();
 	InitWaiters();
+	InitLowWaterMarks();
 	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)
 	{
 		InitSharedMemory();
+		InitSharedLowWaterMarks();
 		InitLauncher();
 	}
 }

@@ -231,9 +231,9 @@ AnyWaits(const StepWait *w)
 
 /*
  * Claims what waits, or sees that nothing does.  Raises 55000 when the
- * executor has ended.  The last look before a sleep is thorough: it looks
- * behind the low-water mark, too, and for steps that others are taking, which
- * come back if they are rolled back.
+ * executor has ended.  The last look before a sleep is thorough: it asks as
+ * well for steps that others are taking, which come back if they are rolled
+ * back.
  */
 static bool
 LookForSteps(StepWait *w, bool thorough)
@@ -249,8 +249,6 @@ LookForSteps(StepWait *w, bool thorough)
 		pfree(w->handlers);
 	w->handlers = MemoryContextAlloc(w->wait.home, sizeof(int32) * Max(w->n_handlers, 1));
 	memcpy(w->handlers, handlers, sizeof(int32) * w->n_handlers);
-	if (thorough)
-		ForgetLowWaterMarks();
 	if (!DispatchIsPaused())
 	{
 		while (w->claimed < w->max &&

@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "pg/catalog.h"
 #include "pg/clock.h"
+#include "pg/low_water.h"
 #include "pg/position.h"
 #include "pg/query.h"
 #include "pg/waiters.h"
@@ -236,7 +237,7 @@ RebuildAccelerators(void)
 	(void) RunPlainQuery(&READ_SNAPSHOT);
 	args[2] = CStringGetTextDatum(PositionOfSnapshot(CurrentMemoryContext, RowText(0, 1)));
 	(void) RunPlainQuery(&EMPTY_QUEUE);
-	ForgetLowWaterMarks();
+	ResetLowWaterMarksAtCommit();
 	(void) RunPlainQuery(&EMPTY_TIMERS);
 	(void) RunPlainQuery(&REBUILD_TIMERS);
 	(void) RunQuery(&RESET_CHECKPOINT, args, NULL);
@@ -323,7 +324,7 @@ SetPause(FunctionCallInfo fcinfo, bool pause)
 		else
 		{
 			(void) RunQuery(&ENQUEUE_RESUMED, &args[2], &nulls[2]);
-			ForgetLowWaterMarks();
+			ResetLowWaterMarksAtCommit();
 		}
 		(void) RunPlainQuery(&FORGET_MEMORY);
 		InvalidateDefinitions();

@@ -6,45 +6,23 @@
  * for an empty table goes wrong when it is full.  So nothing is planned here:
  * rows are reached through their index directly.
  *
- * Dead entries at the front of the index cost about 60 ns each until the
- * oldest snapshot lets them go.  So each session remembers per handler how
- * far it has taken (the low-water mark) and goes on from there.  What lies
- * behind the mark nevertheless, because a claim was rolled back or an older
- * step came back, is found by looking from the start again now and then: once
- * a second, or less often where that look takes long.
+ * A look begins at the low-water mark of its handler, see pg/low_water.h.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "execute/queue.h"
+#include "pg/low_water.h"
 #include "pg/query.h"
 #include "pg/table.h"
 #include "pg/waiters.h"
-#include "portability/instr_time.h"
 #include "run/row.h"
-#include "utils/hsearch.h"
-#include "utils/memutils.h"
-#include "utils/timestamp.h"
 
-#define RESCAN_INTERVAL_MS 1000
-
-/* Looking from the start takes at most one part in so many of the time, */
-#define RESCAN_SHARE 50
-
-/* and costs nothing to speak of up to so many microseconds. */
-#define CHEAP_LOOK_US 200
-
-typedef struct LowWaterMark
-{
-	int32		handler_id;		/* hash key */
-	int16		rank;
-	int64		step_id;		/* 0: at the start */
-	TimestampTz rescan_at;		/* when to look from the start again */
-	int64		look_us;		/* how long that has taken the last time */
-} LowWaterMark;
-
-static HTAB *marks = NULL;
-static bool forget_marks = false;
+/*
+ * Whether this transaction has taken rows: what it looks past then would come
+ * to life again if it rolled back.
+ */
+static bool has_taken = false;
 
 typedef enum QueueColumn
 {
@@ -57,22 +35,6 @@ static const TableShape QUEUE = {
 };
 
 static const int queue_key[] = {QUEUE_HANDLER, QUEUE_RANK, QUEUE_STEP};
-
-/* A step put back in front of the mark must be found: the mark gives way. */
-static void
-LowerMarks(const ReadyStep *steps, int n)
-{
-	for (int i = 0; i < n && marks != NULL; i++)
-	{
-		LowWaterMark *mark = hash_search(marks, &steps[i].handler_id, HASH_FIND, NULL);
-
-		if (mark == NULL || steps[i].rank > mark->rank ||
-			(steps[i].rank == mark->rank && steps[i].step_id > mark->step_id))
-			continue;
-		mark->rank = steps[i].rank;
-		mark->step_id = steps[i].step_id - 1;
-	}
-}
 
 /* Whether the queue has the row already, as far as anyone can say. */
 static bool
@@ -124,60 +86,26 @@ EnqueueSteps(const ReadyStep *steps, int n)
 		if ((i > 0 && sorted[i].step_id == sorted[i - 1].step_id) || IsQueued(by_key, &sorted[i]))
 			continue;
 		AppendRow(appender, sorted[i].step_id, values, no_nulls);
+		LowerLowWaterMarkAtCommit(sorted[i].handler_id, sorted[i].rank, sorted[i].step_id);
 		NoteStepsWaiting(sorted[i].handler_id, 1);
 	}
 	EndAppend(appender);
 	EndLookup(by_key);
 	EndAccess();
 	pfree(sorted);
-	LowerMarks(steps, n);
-}
-
-void
-ForgetLowWaterMarks(void)
-{
-	forget_marks = true;
-}
-
-/* What a transaction took that is rolled back lies behind the marks. */
-static void
-ForgetMarksAtAbort(XactEvent event, void *arg)
-{
-	forget_marks |= event == XACT_EVENT_ABORT;
 }
 
 static void
-ForgetMarksAtSubtransactionAbort(SubXactEvent event, SubTransactionId mine,
-								 SubTransactionId parent, void *arg)
+ForgetTaking(XactEvent event, void *arg)
 {
-	forget_marks |= event == SUBXACT_EVENT_ABORT_SUB;
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		has_taken = false;
 }
 
 void
 InitQueue(void)
 {
-	RegisterXactCallback(ForgetMarksAtAbort, NULL);
-	RegisterSubXactCallback(ForgetMarksAtSubtransactionAbort, NULL);
-}
-
-static LowWaterMark *
-MarkOf(int32 handler_id)
-{
-	HASHCTL		control = {.keysize = sizeof(int32),.entrysize = sizeof(LowWaterMark)};
-	LowWaterMark *mark;
-	bool		found;
-
-	if (marks == NULL)
-		marks = hash_create("tasker low-water marks", 64, &control, HASH_ELEM | HASH_BLOBS);
-	mark = hash_search(marks, &handler_id, HASH_ENTER, &found);
-	if (!found)
-	{
-		mark->rank = PG_INT16_MIN;
-		mark->step_id = 0;
-		mark->rescan_at = 0;
-		mark->look_us = 0;
-	}
-	return mark;
+	RegisterXactCallback(ForgetTaking, NULL);
 }
 
 int
@@ -197,8 +125,8 @@ CompareReadySteps(const void *a, const void *b)
 typedef struct Cursor
 {
 	int32		handler_id;
-	bool		from_start;
-	Lookup	   *same_rank;		/* behind the mark, of the mark's rank; NULL: done with */
+	LowWaterMark mark;
+	Lookup	   *same_rank;		/* of the mark's rank; NULL: done with */
 	Lookup	   *later_ranks;
 	TupleTableSlot *row;		/* the next one; NULL: none */
 	ReadyStep	step;			/* what the row says */
@@ -230,51 +158,23 @@ AdvanceCursor(Table *queue, Cursor *cursor)
 }
 
 /*
- * Begins at the start.  How long it takes to the first row says when to do
- * that again; the mark goes back to a row that was found behind it.
+ * Begins at the mark, which was read before the snapshot was taken.  The first
+ * row found is the first live one, and the mark may go there; not so under a
+ * snapshot of the whole transaction, which may be older than the mark.
  */
 static void
-LookFromStart(Table *queue, Cursor *cursor, LowWaterMark *mark)
+OpenCursor(Table *queue, Cursor *cursor)
 {
-	Datum		key[] = {Int32GetDatum(cursor->handler_id), Int16GetDatum(PG_INT16_MIN)};
-	ReadyStep	at_mark = {.rank = mark->rank,.step_id = mark->step_id};
-	instr_time	begun;
-	instr_time	took;
+	LowWaterMark *mark = &cursor->mark;
+	Datum		key[] = {Int32GetDatum(cursor->handler_id), Int16GetDatum(mark->rank), Int64GetDatum(mark->step_id)};
 
-	INSTR_TIME_SET_CURRENT(begun);
-	cursor->from_start = true;
-	LookFrom(cursor->later_ranks, 2, key);
-	AdvanceCursor(queue, cursor);
-	INSTR_TIME_SET_CURRENT(took);
-	INSTR_TIME_SUBTRACT(took, begun);
-	mark->look_us = (int64) INSTR_TIME_GET_MICROSEC(took);
-	mark->rescan_at = GetCurrentTimestamp() +
-		Max(RESCAN_INTERVAL_MS * INT64CONST(1000), mark->look_us * RESCAN_SHARE);
-	if (cursor->row != NULL && CompareReadySteps(&cursor->step, &at_mark) <= 0)
-	{
-		mark->rank = cursor->step.rank;
-		mark->step_id = cursor->step.step_id - 1;
-	}
-}
-
-/* Begins at the mark, or at the start where it is time to look there again. */
-static void
-OpenCursor(Table *queue, Cursor *cursor, int32 handler_id)
-{
-	LowWaterMark *mark = MarkOf(handler_id);
-	Datum		key[] = {Int32GetDatum(handler_id), Int16GetDatum(mark->rank), Int64GetDatum(mark->step_id)};
-
-	cursor->handler_id = handler_id;
-	cursor->later_ranks = BeginLookup(queue, 2, queue_key);
-	if (mark->step_id == 0 || mark->rescan_at <= GetCurrentTimestamp())
-	{
-		LookFromStart(queue, cursor, mark);
-		return;
-	}
 	cursor->same_rank = BeginLookup(queue, 3, queue_key);
-	LookBeyond(cursor->same_rank, 3, key);
+	cursor->later_ranks = BeginLookup(queue, 2, queue_key);
+	LookFrom(cursor->same_rank, 3, key);
 	LookBeyond(cursor->later_ranks, 2, key);
 	AdvanceCursor(queue, cursor);
+	if (cursor->row != NULL && !has_taken && !IsolationUsesXactSnapshot())
+		RaiseLowWaterMark(cursor->handler_id, mark, cursor->step.rank, cursor->step.step_id);
 }
 
 static void
@@ -310,24 +210,20 @@ TakeSteps(const int32 *handler_ids, int n_handlers, int max, int *taken)
 	*taken = 0;
 	if (n_handlers == 0 || max <= 0)
 		return steps;
-	if (forget_marks && marks != NULL)
+	for (int h = 0; h < n_handlers; h++)
+		cursors[h] = (Cursor)
 	{
-		hash_destroy(marks);
-		marks = NULL;
-	}
-	forget_marks = false;
+		.handler_id = handler_ids[h],.mark = GetLowWaterMark(handler_ids[h])
+	};
 	BeginAccess();
 	queue = OpenTable(&QUEUE);
 	for (int h = 0; h < n_handlers; h++)
-		OpenCursor(queue, &cursors[h], handler_ids[h]);
+		OpenCursor(queue, &cursors[h]);
 	while (*taken < max && (cursor = FirstCursor(cursors, n_handlers)) != NULL)
 	{
 		if (RemoveRowNoWait(queue, cursor->row))
 		{
-			LowWaterMark *mark = MarkOf(cursor->handler_id);
-
-			mark->rank = cursor->step.rank;
-			mark->step_id = cursor->step.step_id;
+			has_taken = true;
 			steps[(*taken)++] = cursor->step;
 			NoteStepsTaken(cursor->handler_id, 1);
 		}
@@ -342,18 +238,14 @@ TakeSteps(const int32 *handler_ids, int n_handlers, int max, int *taken)
 bool
 HasWaitingSteps(int32 handler_id)
 {
-	LowWaterMark *mark = MarkOf(handler_id);
+	Cursor		cursor = {.handler_id = handler_id,.mark = GetLowWaterMark(handler_id)};
 	Table	   *queue;
-	Cursor		cursor = {0};
 	bool		found;
 
 	BeginAccess();
 	queue = OpenTable(&QUEUE);
-	/* A cheap look from the start is always worth it; a dear one only when it is due. */
-	if (mark->look_us <= CHEAP_LOOK_US)
-		mark->rescan_at = 0;
-	OpenCursor(queue, &cursor, handler_id);
-	found = cursor.row != NULL || !cursor.from_start;
+	OpenCursor(queue, &cursor);
+	found = cursor.row != NULL;
 	CloseCursor(&cursor);
 	EndAccess();
 	return found;
@@ -389,7 +281,7 @@ DequeueSteps(const int64 *step_ids, int n)
 		row = NextRow(by_key);
 		/* Who is just taking it will find the step settled. */
 		if (row != NULL)
-			(void) RemoveRowNoWait(queue, row);
+			has_taken |= RemoveRowNoWait(queue, row);
 	}
 	EndLookup(by_key);
 	EndLookup(by_id);

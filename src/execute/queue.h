@@ -20,11 +20,7 @@ typedef struct ReadyStep
 /* For qsort: the order in which steps are given out. */
 extern int	CompareReadySteps(const void *a, const void *b);
 
-/* Makes rolled-back transactions forget how far they have taken. */
 extern void InitQueue(void);
-
-/* The queue was filled by other means: this session looks from its start again. */
-extern void ForgetLowWaterMarks(void);
 
 /* Puts steps into the queue; one that waits already stays. */
 extern void EnqueueSteps(const ReadyStep *steps, int n);

@@ -25,6 +25,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "pg/guc.h"
+#include "pg/low_water.h"
 #include "pg/shmem.h"
 #include "pg/waiters.h"
 #include "pg/wakeup.h"
@@ -432,6 +433,7 @@ FollowUtility(PlannedStmt *planned, const char *query, bool read_only_tree, Proc
 	if (wakes)
 	{
 		WakeOrchestratorNow(true);
+		ResetLowWaterMarks(MyDatabaseId);
 		WakeAllWaiters(MyDatabaseId);
 	}
 }
