@@ -21,7 +21,7 @@ int			tasker_backoff_cap = 300000;
 double		tasker_backoff_jitter = 0.1;
 bool		tasker_direct_writes = true;
 int			tasker_lease = 30000;
-int			tasker_batch_size = 500;
+int			tasker_batch_size = 1000;
 int			tasker_checkpoint_interval = 1000;
 int			tasker_max_executors = 1024;
 int			tasker_max_databases = 64;
@@ -47,7 +47,7 @@ InitSettings(void)
 	DefineCustomIntVariable("tasker.batch_size",
 							"Most steps that the orchestrator takes on in one transaction.",
 							NULL,
-							&tasker_batch_size, 500, 1, 100000,
+							&tasker_batch_size, 1000, 1, 100000,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("tasker.checkpoint_interval",
 							"How often a busy orchestrator saves its position in the logs.",
