@@ -79,30 +79,30 @@ SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '50ms'
 AS $$
 DECLARE
-	leaf record;
+	leaf text;
 	parent text;
+	over bigint;
 BEGIN
-	FOR leaf IN
-		SELECT h.partition::oid, h.partition::text AS name, h.log, h.first_id, h.last_id, h.period
-		FROM tasker.stat_history h WHERE h.held_by IS NULL ORDER BY h.period, h.log DESC
+	FOREACH leaf IN ARRAY ARRAY(SELECT h.partition::text FROM tasker.stat_history h WHERE h.held_by IS NULL ORDER BY h.period, h.log DESC)
 	LOOP
-		parent := CASE leaf.log WHEN 'task' THEN 'tasker.task_transition_log' ELSE 'tasker.workflow_step_transition_log' END;
+		parent := regexp_replace(leaf, '_p\d+$', '');
+		over := substring(leaf FROM '_p(\d+)$');
 		BEGIN
-			EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', leaf.name);
+			EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', leaf);
 			EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', parent);
-			IF EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = leaf.partition AND d.deptype = 'e') THEN
-				EXECUTE format('ALTER EXTENSION tasker DROP TABLE %s', leaf.name);
+			IF EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = leaf::regclass AND d.deptype = 'e') THEN
+				EXECUTE format('ALTER EXTENSION tasker DROP TABLE %s', leaf);
 			END IF;
-			EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', parent, leaf.name);
-			EXECUTE format('DROP TABLE %s', leaf.name);
-		EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+			EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', parent, leaf);
+			EXECUTE format('DROP TABLE %s', leaf);
+		EXCEPTION WHEN lock_not_available THEN
 			CONTINUE;
 		END;
 		DELETE FROM tasker.history_periods p
-		WHERE p.period = leaf.period
-			AND to_regclass('tasker.task_transition_log_p' || leaf.period) IS NULL
-			AND to_regclass('tasker.workflow_step_transition_log_p' || leaf.period) IS NULL;
-		RETURN leaf.name;
+		WHERE p.period = over
+			AND to_regclass('tasker.task_transition_log_p' || over) IS NULL
+			AND to_regclass('tasker.workflow_step_transition_log_p' || over) IS NULL;
+		RETURN leaf;
 	END LOOP;
 	RETURN NULL;
 END
@@ -119,31 +119,35 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	leaf record;
+	leaf text;
+	steps boolean;
+	over bigint;
 	kept text;
 BEGIN
-	FOR leaf IN
-		SELECT h.partition::text AS name, h.log, h.period,
-			CASE h.log WHEN 'task' THEN 'task_id' ELSE 'workflow_step_id' END AS owner_id,
-			CASE h.log WHEN 'task' THEN 'tasks' ELSE 'workflow_steps' END AS owners
-		FROM tasker.stat_history h
+	FOREACH leaf IN ARRAY ARRAY(SELECT h.partition::text FROM tasker.stat_history h
 		WHERE h.held_by = 'owners' AND h.keeps_rows AND h.owners <= 10000
 			AND h.closed_at < closed_before AND h.bytes >= smallest
-		ORDER BY h.period, h.log DESC
+		ORDER BY h.period, h.log DESC)
 	LOOP
 		BEGIN
-			EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', leaf.name);
+			EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', leaf);
 		EXCEPTION WHEN lock_not_available THEN
 			CONTINUE;
 		END;
-		EXECUTE format('SELECT array_agg(l)::text FROM tasker.%I o JOIN %s l ON l.%I = o.%I WHERE o.%I >= %s AND o.%I < %s',
-			leaf.owners, leaf.name, leaf.owner_id, leaf.owner_id, leaf.owner_id, leaf.period << 40, leaf.owner_id, (leaf.period + 1) << 40) INTO kept;
-		EXECUTE format('TRUNCATE %s', leaf.name);
-		EXECUTE format('INSERT INTO %s SELECT l.* FROM unnest($1::%s[]) l', leaf.name, leaf.name) USING kept;
+		steps := leaf LIKE '%step%';
+		over := substring(leaf FROM '_p(\d+)$');
+		EXECUTE format('SELECT array_agg(l)::text FROM %s o CROSS JOIN LATERAL
+				(SELECT l.* FROM %s l WHERE l.%I = o.%3$I OFFSET 0) l
+			WHERE o.%3$I >= $1 AND o.%3$I < $2',
+			CASE WHEN steps THEN 'tasker.workflow_steps' ELSE 'tasker.tasks' END, leaf,
+			CASE WHEN steps THEN 'workflow_step_id' ELSE 'task_id' END)
+		INTO kept USING over << 40, (over + 1) << 40;
+		EXECUTE format('TRUNCATE %s', leaf);
+		EXECUTE format('INSERT INTO %s SELECT l.* FROM unnest($1::%1$s[]) l', leaf) USING kept;
 		UPDATE tasker.history_periods p
-		SET keeps_task_rows = p.keeps_task_rows AND leaf.log <> 'task', keeps_step_rows = p.keeps_step_rows AND leaf.log <> 'step'
-		WHERE p.period = leaf.period;
-		RETURN leaf.name;
+		SET keeps_task_rows = p.keeps_task_rows AND steps, keeps_step_rows = p.keeps_step_rows AND NOT steps
+		WHERE p.period = over;
+		RETURN leaf;
 	END LOOP;
 	RETURN NULL;
 END

@@ -66,7 +66,7 @@ AcquireUpkeepLock(bool dont_wait)
 static KeptQuery READ_POSITION = {
 	.sql =
 	"SELECT coalesce(c.position, pg_current_snapshot()), coalesce(c.system_identifier = $1, true),"
-	"       tasker.current_period()"
+	"       tasker.current_period(), c.position IS NOT NULL"
 	"  FROM (SELECT) one LEFT JOIN tasker.orchestrator_checkpoint c ON true",
 	.nargs = 1,.types = {INT8OID}
 };
@@ -114,6 +114,7 @@ typedef struct Pruning
 	Datum		states;			/* text of an array of states */
 	Datum		position;		/* of the orchestrator */
 	int64		latest_period;
+	bool		orchestrated;	/* there is a checkpoint */
 	bool		keep_rows;		/* leave transitions of closed periods */
 } Pruning;
 
@@ -140,6 +141,7 @@ BeginPruning(Pruning *p)
 	(void) RunQuery(&READ_POSITION, &own, NULL);
 	p->position = datumCopy(RowDatum(0, 1, NULL), false, -1);
 	p->latest_period = RowInt64(0, 3);
+	p->orchestrated = RowBool(0, 4);
 	return RowBool(0, 2);
 }
 
@@ -453,7 +455,8 @@ RunUpkeep(PruneCursor *cursor, int64 retention_seconds, int max_tasks)
 		.states = CStringGetTextDatum(DONE_STATES),.keep_rows = true
 	};
 
-	report.busy = !AcquireUpkeepLock(true) || !BeginPruning(&p);
+	/* Without a checkpoint nothing has happened here, or a restore is still to bring it. */
+	report.busy = !AcquireUpkeepLock(true) || !BeginPruning(&p) || !p.orchestrated;
 	if (report.busy)
 		return report;
 	if (retention_seconds > 0)

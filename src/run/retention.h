@@ -17,7 +17,7 @@ typedef struct PruneCursor
 /* What a round of upkeep came to. */
 typedef struct UpkeepReport
 {
-	bool		busy;			/* somebody else is at it, or the database is not adopted */
+	bool		busy;			/* somebody else is at it, or this is not (yet) an adopted database */
 	int			pruned;
 	int64		period_begun;	/* 0: none */
 	char	   *partition_freed;	/* dropped or emptied; NULL: none */
