@@ -27,7 +27,7 @@ COMMENT ON COLUMN tasker.history_periods.keeps_step_rows IS 'The same for steps.
 CREATE FUNCTION tasker.history_period(owner_id bigint) RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-	SELECT greatest(owner_id >> 40, 0);
+	SELECT CASE WHEN owner_id < 0 THEN 0 ELSE owner_id >> 40 END;
 END;
 COMMENT ON FUNCTION tasker.history_period(bigint) IS 'The period that the transitions of a task or step belong to, by its id.';
 
