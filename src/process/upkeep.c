@@ -5,7 +5,9 @@
  * A round is as small as takes ROUND_MS, and after it the orchestrator has
  * nine times as long for itself: retention takes a tenth of its time at most
  * and delays a dispatch by a few milliseconds at worst.  When all is done it
- * looks again after a share of the retention.  Without retention it looks
+ * looks again after a share of the retention.  A partition that somebody
+ * reads is asked for again after a second, then less and less often, because
+ * asking for it makes writers wait for some milliseconds.  Without retention it looks
  * once, at the start, whether the partitions of the next period are there,
  * and again when it is awake anyway: it never wakes an idle orchestrator.
  */
@@ -44,6 +46,8 @@ static struct
 	PruneCursor cursor;
 	int			round_tasks;
 	int			retention;		/* the setting as of the last round */
+	int			clock_offset;	/* and this one */
+	int			locked_out;		/* times in a row that a partition could not be dropped */
 	TimestampTz due_at;			/* of the next round; 0: at once */
 	UpkeepReport report;		/* of the last round */
 }			upkeep = {.round_tasks = FIRST_ROUND_TASKS,.retention = -1};
@@ -107,6 +111,9 @@ PauseAfter(const UpkeepReport *report, double took_ms)
 		return Max(1, (long) (took_ms * REST_FOR_ROUND));
 	if (report->period_begun != 0)
 		return SHORTEST_PAUSE_MS;
+	upkeep.locked_out = report->locked ? Min(upkeep.locked_out + 1, 16) : 0;
+	if (report->locked)
+		return Min(LONGEST_PAUSE_MS, SHORTEST_PAUSE_MS << (upkeep.locked_out - 1));
 	if (tasker_retention == 0)
 		return LONG_PAUSE_MS;
 	return Max(SHORTEST_PAUSE_MS, Min(LONGEST_PAUSE_MS, (int64) tasker_retention * 1000 / 100));
@@ -165,9 +172,10 @@ KeepUp(long wait)
 {
 	long		pause;
 
-	if (upkeep.retention != tasker_retention)
+	if (upkeep.retention != tasker_retention || upkeep.clock_offset != tasker_clock_offset)
 	{
 		upkeep.retention = tasker_retention;
+		upkeep.clock_offset = tasker_clock_offset;
 		upkeep.due_at = 0;
 	}
 	if (upkeep.due_at <= GetCurrentTimestamp())

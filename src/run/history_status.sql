@@ -73,7 +73,7 @@ COMMENT ON COLUMN tasker.stat_history.held_by IS
 -- reads the whole log can have it. Then the parent, for which everybody who
 -- reads or writes the log waits in turn: hence the short timeout, and nothing
 -- else in the transaction after that.
-CREATE FUNCTION tasker.drop_history() RETURNS text
+CREATE FUNCTION tasker.drop_history(OUT dropped text, OUT is_locked boolean)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '50ms'
@@ -83,6 +83,7 @@ DECLARE
 	parent text;
 	over bigint;
 BEGIN
+	is_locked := false;
 	FOREACH leaf IN ARRAY ARRAY(SELECT h.partition::text FROM tasker.stat_history h WHERE h.held_by IS NULL ORDER BY h.period, h.log DESC)
 	LOOP
 		parent := regexp_replace(leaf, '_p\d+$', '');
@@ -96,19 +97,20 @@ BEGIN
 			EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', parent, leaf);
 			EXECUTE format('DROP TABLE %s', leaf);
 		EXCEPTION WHEN lock_not_available THEN
+			is_locked := true;
 			CONTINUE;
 		END;
 		DELETE FROM tasker.history_periods p
 		WHERE p.period = over
 			AND to_regclass('tasker.task_transition_log_p' || over) IS NULL
 			AND to_regclass('tasker.workflow_step_transition_log_p' || over) IS NULL;
-		RETURN leaf;
+		dropped := leaf;
+		RETURN;
 	END LOOP;
-	RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION tasker.drop_history() IS
-'Drops one partition that nothing holds, if it is to be had at once, and returns its name. For upkeep.';
+'Drops one partition that nothing holds, if it is to be had at once, and gives its name; else says whether there was one that somebody had locked. For upkeep.';
 
 -- A period that a few owners keep, a task in error for weeks, say, would keep
 -- the rows of all others, too. So the partition is emptied and gets back the

@@ -414,7 +414,7 @@ static KeptQuery KEEP_PERIODS = {
 	.nargs = 1,.types = {INT8OID}
 };
 
-static KeptQuery DROP_HISTORY = {.sql = "SELECT tasker.drop_history()",.nargs = 0};
+static KeptQuery DROP_HISTORY = {.sql = "SELECT dropped, is_locked FROM tasker.drop_history()",.nargs = 0};
 
 static KeptQuery COMPACT_HISTORY = {
 	.sql = "SELECT tasker.compact_history($1, $2)",
@@ -431,15 +431,19 @@ KeepPeriods(int64 retention_seconds)
 	return RowInt64(0, 1);
 }
 
-/* Drops or empties a partition; NULL where there is none to be had. */
+/*
+ * Drops or empties a partition; NULL where there is none to be had, and sets
+ * locked where one is to be dropped that somebody reads.
+ */
 static char *
-FreePartition(TimestampTz finished_before)
+FreePartition(TimestampTz finished_before, bool *locked)
 {
 	Datum		args[2] = {TimestampTzGetDatum(finished_before), Int64GetDatum(SMALLEST_COMPACTED)};
 	char	   *freed;
 
 	(void) RunPlainQuery(&DROP_HISTORY);
 	freed = RowText(0, 1);
+	*locked = RowBool(0, 2);
 	if (freed != NULL || finished_before == 0)
 		return freed;
 	(void) RunQueryPastTriggers(&COMPACT_HISTORY, args);
@@ -473,7 +477,7 @@ RunUpkeep(PruneCursor *cursor, int64 retention_seconds, int max_tasks)
 	}
 	report.period_begun = KeepPeriods(retention_seconds);
 	if (report.period_begun == 0)
-		report.partition_freed = FreePartition(p.finished_before);
+		report.partition_freed = FreePartition(p.finished_before, &report.locked);
 	report.more = report.partition_freed != NULL;
 	return report;
 }

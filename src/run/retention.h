@@ -21,6 +21,7 @@ typedef struct UpkeepReport
 	int			pruned;
 	int64		period_begun;	/* 0: none */
 	char	   *partition_freed;	/* dropped or emptied; NULL: none */
+	bool		locked;			/* a partition could not be dropped, somebody reads it */
 	bool		more;			/* something is left to do now */
 } UpkeepReport;
 
