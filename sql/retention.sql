@@ -217,6 +217,14 @@ SELECT count(*) AS fresh FROM pg_temp.make(2);
 SELECT * FROM pg_temp.rows;
 SELECT * FROM tasker.check();
 
+-- There are never more than two dozen.
+UPDATE tasker.history_periods SET began_at = began_at - interval '2 days' WHERE period = 4;
+BEGIN;
+SELECT count(tasker.make_period(k)) FROM generate_series(6, 27) k;
+SELECT period_begun FROM tasker.upkeep('10 days');
+ROLLBACK;
+SELECT period_begun FROM tasker.upkeep('10 days');
+
 -- ---------- who holds back vacuum ----------
 
 SELECT * FROM tasker.stat_horizon WHERE name = 'regress_tasker_retention';

@@ -58,11 +58,13 @@ BEGIN
 	END IF;
 
 	-- A period without a task goes on: an idle database makes none. Neither
-	-- does it begin in the transaction that made it.
+	-- does one begin in the transaction that made it, nor when there are many:
+	-- readers of the whole log look into each partition.
 	IF began_at + length <= now
 		AND EXISTS (SELECT FROM tasker.tasks t WHERE t.task_id >= latest << 40)
 		AND to_regclass('tasker.task_transition_log_p' || latest + 1) IS NOT NULL
 		AND to_regclass('tasker.workflow_step_transition_log_p' || latest + 1) IS NOT NULL
+		AND (SELECT count(*) FROM pg_inherits i WHERE i.inhparent = 'tasker.task_transition_log'::regclass) < 24
 		AND NOT EXISTS (SELECT FROM tasker.history_periods p
 			WHERE p.period = latest + 1 AND p.made_by = pg_current_xact_id())
 	THEN

@@ -118,8 +118,10 @@ foreach my $query ('SELECT count(*) FROM tasker.task_transition_log', "SELECT co
 }
 note(sprintf 'the slowest of 200 creations took %.0f ms', 1000 * $slowest);
 cmp_ok($slowest, '<', 1, 'and no application waited for long');
-$operator->query(q(SELECT * FROM tasker.upkeep('20 days'))) for 1 .. 3;
-is($session->query("SELECT count(*) FROM tasker.stat_history WHERE period <= $latest"), '0', 'when the reader has gone, they go');
+ok(until_true(sub {
+		$operator->query(q(SELECT * FROM tasker.upkeep('20 days')));
+		$session->query("SELECT count(*) FROM tasker.stat_history WHERE period <= $latest") eq '0';
+	}), 'when the reader has gone, they go');
 $_->quit foreach ($reader, $operator);
 
 # --- dump and restore -----------------------------------------------------------------
