@@ -95,16 +95,21 @@ BEGIN
 	WHERE NOT EXISTS (SELECT FROM tasker.allowed_transitions a
 		WHERE a.owner = 'step' AND a.to_state = l.to_state AND a.from_state = l.from_state);
 
-	-- A log row has an owner.
+	-- A log row has an owner. Where upkeep has left rows of pruned owners to the
+	-- end of their partition, at least the task that they tell of had ended.
 	RETURN QUERY
 	SELECT 'log_without_owner', 'task', l.task_id, format('sort_key %s to %s', l.sort_key, l.to_state)
 	FROM tasker.task_transition_log l
-	WHERE NOT EXISTS (SELECT FROM tasker.tasks t WHERE t.task_id = l.task_id);
+	WHERE NOT EXISTS (SELECT FROM tasker.tasks t WHERE t.task_id = l.task_id)
+		AND NOT (tasker.history_period(l.task_id) = ANY (ARRAY(SELECT p.period FROM tasker.history_periods p WHERE p.keeps_task_rows))
+			AND (SELECT k.to_state FROM tasker.task_transition_log k WHERE k.task_id = l.task_id ORDER BY k.sort_key DESC LIMIT 1)
+				IN ('complete', 'cancelled', 'resolved_manually', 'error'));
 
 	RETURN QUERY
 	SELECT 'log_without_owner', 'step', l.workflow_step_id, format('sort_key %s to %s', l.sort_key, l.to_state)
 	FROM tasker.workflow_step_transition_log l
-	WHERE NOT EXISTS (SELECT FROM tasker.workflow_steps s WHERE s.workflow_step_id = l.workflow_step_id);
+	WHERE NOT EXISTS (SELECT FROM tasker.workflow_steps s WHERE s.workflow_step_id = l.workflow_step_id)
+		AND NOT tasker.history_period(l.workflow_step_id) = ANY (ARRAY(SELECT p.period FROM tasker.history_periods p WHERE p.keeps_step_rows));
 
 	-- A step belongs to a task.
 	RETURN QUERY

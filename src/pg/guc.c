@@ -23,6 +23,7 @@ bool		tasker_direct_writes = true;
 int			tasker_lease = 30000;
 int			tasker_batch_size = 1000;
 int			tasker_checkpoint_interval = 1000;
+int			tasker_retention = 0;
 int			tasker_max_executors = 1024;
 int			tasker_max_databases = 64;
 
@@ -74,6 +75,11 @@ InitSettings(void)
 							 "Off for a database (ALTER DATABASE ... SET): nothing happens there but what tasker.orchestrate() does.",
 							 &tasker_orchestrator, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("tasker.retention",
+							"How long tasks are kept after they have ended well, with their history.",
+							"Complete, cancelled and manually resolved tasks are then removed by the background worker. 0 keeps everything.",
+							&tasker_retention, 0, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	/* Sizes of shared memory: a session that loads the library by itself has none. */
 	if (process_shared_preload_libraries_in_progress)
 	{

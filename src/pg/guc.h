@@ -16,6 +16,7 @@ extern bool tasker_direct_writes;
 extern int	tasker_lease;			/* milliseconds */
 extern int	tasker_batch_size;		/* steps a transaction */
 extern int	tasker_checkpoint_interval; /* milliseconds */
+extern int	tasker_retention;	/* seconds; 0: off */
 extern int	tasker_max_executors;
 extern int	tasker_max_databases;
 
