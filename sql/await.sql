@@ -1,6 +1,6 @@
 -- Waiting outside of any snapshot: what is refused, what is given at once, and
 -- what a timeout gives. Who is woken by what: test/t/004_await.pl.
-SELECT test.template('await', 'a; b; c; d<-a,b,c', '{"handler_config": {"k": [1, "\"x"]}}');
+SELECT test.template('await', 'a; b; c; d<-a,b,c', '{"handler_config": {"k": [1, "\"x"]}}') IS NOT NULL AS registered;
 SELECT executor_id AS e FROM tasker.register_executor('await', '{H}', 0) \gset
 SELECT executor_id AS detached FROM tasker.register_executor('await detached', '{H}', 0, true) \gset
 
@@ -102,6 +102,8 @@ CALL tasker.await_task(:task, '1 h');
 
 -- An executor that has ended gets nothing.
 SELECT tasker.unregister_executor(:e), tasker.unregister_executor(:detached);
+\set VERBOSITY sqlstate
 CALL tasker.await_steps(:e, 1, '1 h');
+\set VERBOSITY default
 SELECT tasker.orchestrate() > 0 AS orchestrated;
 SELECT * FROM tasker.check();

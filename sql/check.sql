@@ -39,11 +39,11 @@ DECLARE
 	t thing;
 	c record;
 BEGIN
-	FOR c IN SELECT * FROM tasker.check() k LEFT JOIN thing g ON g.owner = k.owner AND g.id = k.owner_id
-		WHERE g.name IS NOT NULL OR k.owner_id IN (-1, 9223372036854775807) ORDER BY k.problem COLLATE "C", g.name COLLATE "C", k.detail LOOP
+	FOR c IN SELECT k.problem, k.owner, k.owner_id, k.detail, g.name FROM tasker.check() k LEFT JOIN thing g ON g.owner = k.owner AND g.id = k.owner_id
+		WHERE g.name IS NOT NULL OR k.owner = 'template' OR k.owner_id IN (-1, 9223372036854775807) ORDER BY k.problem COLLATE "C", g.name COLLATE "C", k.detail LOOP
 		problem := c.problem;
 		owner := c.owner;
-		whose := coalesce(c.name, 'unknown');
+		whose := coalesce(c.name, CASE c.owner WHEN 'template' THEN 'the template' ELSE 'unknown' END);
 		detail := c.detail;
 		FOR t IN SELECT * FROM thing ORDER BY id DESC LOOP
 			detail := regexp_replace(detail, '(' || t.owner || CASE t.owner WHEN 'step' THEN '|parent' ELSE '' END || ') ' || t.id || '\M', '\1 ' || t.name);
@@ -180,6 +180,12 @@ DELETE FROM tasker.workflow_step_transition_log WHERE workflow_step_id = test.st
 DELETE FROM tasker.workflow_steps WHERE workflow_step_id = test.step(:done, 'c');
 SELECT * FROM pg_temp.problems();
 ROLLBACK;
+BEGIN;
+UPDATE tasker.named_tasks_named_steps ts SET position = ts.position + 10 FROM tasker.tasks t, tasker.workflow_steps a
+WHERE t.task_id = :done AND ts.named_task_id = t.named_task_id
+	AND a.workflow_step_id = test.step(:done, 'a') AND ts.named_step_id = a.named_step_id;
+SELECT problem, owner, whose FROM pg_temp.problems() WHERE whose ~ 'done' OR owner = 'template';
+ROLLBACK;
 -- nobody writes edges of a task
 INSERT INTO tasker.workflow_step_edges VALUES (test.step(:done, 'a'), test.step(:done, 'c'));
 
@@ -265,7 +271,7 @@ FROM before b JOIN accelerators a USING (kind, name, number)
 WHERE a.due IS NOT DISTINCT FROM b.due OR abs(extract(epoch FROM a.due - b.due)) <= 1;
 SELECT * FROM pg_temp.problems();
 -- nobody lost a step over it, and no attempt was spent
-SELECT string_agg(thing.name, ', ' ORDER BY thing.name) AS still_running FROM tasker.my_steps(:executor) JOIN thing ON id = workflow_step_id;
+SELECT string_agg(thing.name, ', ' ORDER BY thing.name) AS still_running FROM tasker.my_steps(:executor) JOIN thing ON owner = 'step' AND id = workflow_step_id;
 SELECT in_flight FROM tasker.stat_executors WHERE executor_id = :executor;
 -- and everything ends as it would have
 SET tasker.clock_offset = 2000000;

@@ -131,28 +131,46 @@ BEGIN
 	WHERE s.task_id IS NULL
 		OR (m.task_id IS NULL AND EXISTS (SELECT FROM tasker.tasks t WHERE t.task_id = s.task_id));
 
-	-- Along an edge ids grow.
+	-- Step ids of a task grow in the order of the template's positions.
 	RETURN QUERY
-	SELECT 'edge_leads_backwards', 'step', e.to_step_id, format('its parent %s has no smaller id', e.from_step_id)
-	FROM tasker.workflow_step_edges e
-	WHERE e.from_step_id >= e.to_step_id;
+	SELECT 'step_ids_out_of_order', 'step', o.workflow_step_id, format('step %s comes before it in the template', o.before)
+	FROM (
+		SELECT s.workflow_step_id,
+			lag(s.workflow_step_id) OVER (PARTITION BY s.task_id ORDER BY ts.position) AS before
+		FROM tasker.workflow_steps s
+		JOIN tasker.tasks t ON t.task_id = s.task_id
+		JOIN tasker.named_tasks_named_steps ts ON ts.named_task_id = t.named_task_id AND ts.named_step_id = s.named_step_id
+	) o
+	WHERE o.before > o.workflow_step_id;
+
+	-- An edge of a template leads to a later position.
+	RETURN QUERY
+	SELECT 'edge_leads_backwards', 'template', e.named_task_id::bigint, format('from position %s to %s', p.position, c.position)
+	FROM tasker.named_step_edges e
+	JOIN tasker.named_tasks_named_steps p ON p.named_task_id = e.named_task_id AND p.named_step_id = e.from_named_step_id
+	JOIN tasker.named_tasks_named_steps c ON c.named_task_id = e.named_task_id AND c.named_step_id = e.to_named_step_id
+	WHERE p.position >= c.position;
 
 	-- A step is marked as root or leaf when no edge says otherwise.
 	RETURN QUERY
 	SELECT 'step_disagrees_with_edges', 'step', s.workflow_step_id,
 		format('is_root is %s, is_leaf is %s', s.is_root, s.is_leaf)
 	FROM tasker.workflow_steps s
-	LEFT JOIN (SELECT DISTINCT to_step_id FROM tasker.workflow_step_edges) parent ON parent.to_step_id = s.workflow_step_id
-	LEFT JOIN (SELECT DISTINCT from_step_id FROM tasker.workflow_step_edges) child ON child.from_step_id = s.workflow_step_id
-	WHERE s.is_root <> (parent.to_step_id IS NULL) OR s.is_leaf <> (child.from_step_id IS NULL);
+	JOIN tasker.tasks t ON t.task_id = s.task_id
+	LEFT JOIN (SELECT DISTINCT e.named_task_id, e.to_named_step_id FROM tasker.named_step_edges e) child
+		ON child.named_task_id = t.named_task_id AND child.to_named_step_id = s.named_step_id
+	LEFT JOIN (SELECT DISTINCT e.named_task_id, e.from_named_step_id FROM tasker.named_step_edges e) parent
+		ON parent.named_task_id = t.named_task_id AND parent.from_named_step_id = s.named_step_id
+	WHERE s.is_root <> (child.to_named_step_id IS NULL) OR s.is_leaf <> (parent.from_named_step_id IS NULL);
 
 	-- A step runs only when all its parents are complete or resolved.
 	RETURN QUERY
 	SELECT 'step_ran_before_parent', 'step', c.workflow_step_id,
 		format('it is %s, its parent %s is %s', c.state, p.workflow_step_id, p.state)
 	FROM tasker.workflow_steps c
-	JOIN tasker.workflow_step_edges e ON e.to_step_id = c.workflow_step_id
-	JOIN tasker.workflow_steps p ON p.workflow_step_id = e.from_step_id
+	JOIN tasker.tasks t ON t.task_id = c.task_id
+	JOIN tasker.named_step_edges e ON e.named_task_id = t.named_task_id AND e.to_named_step_id = c.named_step_id
+	JOIN tasker.workflow_steps p ON p.task_id = c.task_id AND p.named_step_id = e.from_named_step_id
 	WHERE c.state IN ('in_progress', 'complete') AND p.state NOT IN ('complete', 'resolved_manually');
 
 	-- A step is attempted within its limit; the first attempt is always allowed.
@@ -201,20 +219,30 @@ BEGIN
 		WHERE l.xact_id >= pg_snapshot_xmax(checkpoint.position)
 			OR l.xact_id = ANY (ARRAY(SELECT pg_snapshot_xip(checkpoint.position)))
 	), task AS MATERIALIZED (
-		SELECT t.task_id, t.state
+		SELECT t.task_id, t.state, t.named_task_id
 		FROM tasker.tasks t
 		JOIN tasker.named_tasks template ON template.named_task_id = t.named_task_id
 		JOIN tasker.task_namespaces namespace ON namespace.task_namespace_id = t.task_namespace_id
 		WHERE t.state IN ('pending', 'in_progress')
 			AND template.paused_at IS NULL AND namespace.paused_at IS NULL
 			AND NOT EXISTS (SELECT FROM unread WHERE unread.task_id = t.task_id)
-	), step AS MATERIALIZED (
-		SELECT r.task_id, r.workflow_step_id, r.current_state, r.next_retry_at, s.sort_key, s.handler_id, s.rank, s.executor_id,
-			r.current_state = 'pending' AND r.ready_for_execution AS ready,
-			r.current_state = 'error' AND r.retry_eligible AND r.dependencies_satisfied AS retrying
+	), waiting AS MATERIALIZED (
+		-- As the readiness view has it, but for all open tasks at once.
+		SELECT DISTINCT c.workflow_step_id
 		FROM task
-		JOIN tasker.step_readiness_statuses r ON r.task_id = task.task_id
-		JOIN tasker.workflow_steps s ON s.workflow_step_id = r.workflow_step_id
+		JOIN tasker.workflow_steps c ON c.task_id = task.task_id
+		JOIN tasker.named_step_edges e ON e.named_task_id = task.named_task_id AND e.to_named_step_id = c.named_step_id
+		JOIN tasker.workflow_steps p ON p.task_id = task.task_id AND p.named_step_id = e.from_named_step_id
+		WHERE p.state NOT IN ('complete', 'resolved_manually')
+	), step AS MATERIALIZED (
+		SELECT s.task_id, s.workflow_step_id, s.state AS current_state, s.next_retry_at, s.sort_key, s.handler_id, s.rank, s.executor_id,
+			s.state = 'pending' AND waiting.workflow_step_id IS NULL
+				AND NOT EXISTS (SELECT FROM tasker.orchestrator_checkpoint c WHERE c.paused_at IS NOT NULL) AS ready,
+			s.state = 'error' AND waiting.workflow_step_id IS NULL AND NOT s.failed_permanently
+				AND (s.attempts = 0 OR (s.retryable AND s.attempts < s.retry_limit)) AS retrying
+		FROM task
+		JOIN tasker.workflow_steps s ON s.task_id = task.task_id
+		LEFT JOIN waiting ON waiting.workflow_step_id = s.workflow_step_id
 	), progress AS MATERIALIZED (
 		SELECT task.task_id, task.state,
 			coalesce(bool_and(step.current_state IN ('complete', 'resolved_manually')), true) AS done,
@@ -259,4 +287,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION tasker.check() IS
-'Verifies every invariant and returns one row for each violation, none when all is well. Reads all tasks, steps and logs once; safe at any time, also while everything runs. For operators and tests. problem is a stable name; owner is ''task'' or ''step'', owner_id its id.';
+'Verifies every invariant and returns one row for each violation, none when all is well. Reads all tasks, steps and logs once; safe at any time, also while everything runs. For operators and tests. problem is a stable name; owner is ''task'', ''step'' or ''template'', owner_id its id.';

@@ -95,6 +95,22 @@ FindMark(int32 handler_id, HASHACTION action)
 	return mark;
 }
 
+/* What the current transaction has put in lower than the mark only it can see yet. */
+static void
+LowerToOwnRows(LowWaterMark *mark, int32 handler_id)
+{
+	PendingMark *own = pending ? hash_search(pending, &handler_id, HASH_FIND, NULL) : NULL;
+
+	if (reset_at_commit)
+		own = NULL;
+	if (reset_at_commit || (own != NULL && (own->rank < mark->rank ||
+											(own->rank == mark->rank && own->step_id < mark->step_id))))
+	{
+		mark->rank = own ? own->rank : PG_INT16_MIN;
+		mark->step_id = own ? own->step_id : 0;
+	}
+}
+
 LowWaterMark
 GetLowWaterMark(int32 handler_id)
 {
@@ -117,6 +133,7 @@ GetLowWaterMark(int32 handler_id)
 		.rank = mark->rank,.step_id = mark->step_id,.version = mark->version,.shared = true
 	};
 	LWLockRelease(marks_lock);
+	LowerToOwnRows(&result, handler_id);
 	return result;
 }
 

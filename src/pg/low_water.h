@@ -26,7 +26,10 @@ typedef struct LowWaterMark
 	bool		shared;			/* false: there is no shared mark, this is the start */
 } LowWaterMark;
 
-/* The mark of a handler.  To be read before the snapshot of the look is taken. */
+/*
+ * The mark of a handler, or lower where the current transaction has put a row
+ * in.  To be read before the snapshot of the look is taken.
+ */
 extern LowWaterMark GetLowWaterMark(int32 handler_id);
 
 /*

@@ -33,7 +33,7 @@ BEGIN
 				HINT = 'Formats are ''text'' and ''mermaid''.';
 	END IF;
 
-	SELECT t.task_id, t.state, n.name, n.version, s.name AS namespace INTO task
+	SELECT t.task_id, t.named_task_id, t.state, n.name, n.version, s.name AS namespace INTO task
 	FROM tasker.tasks t
 	JOIN tasker.named_tasks n USING (named_task_id)
 	JOIN tasker.task_namespaces s ON s.task_namespace_id = t.task_namespace_id
@@ -51,13 +51,13 @@ BEGIN
 				regexp_replace(n.name, '[[:cntrl:]\s]+', ' ', 'g') AS name,
 				(SELECT string_agg(p.name, ', ' ORDER BY p.id) || CASE WHEN count(*) < max(p.total) THEN ', and ' || max(p.total) - count(*) || ' more' ELSE '' END
 					FROM (
-						SELECT e.from_step_id AS id, count(*) OVER () AS total,
-							(SELECT regexp_replace(pn.name, '[[:cntrl:]\s]+', ' ', 'g')
-								FROM tasker.workflow_steps ps JOIN tasker.named_steps pn USING (named_step_id)
-								WHERE ps.workflow_step_id = e.from_step_id) AS name
-						FROM tasker.workflow_step_edges e
-						WHERE e.to_step_id = s.workflow_step_id
-						ORDER BY e.from_step_id
+						SELECT ps.workflow_step_id AS id, count(*) OVER () AS total,
+							regexp_replace(pn.name, '[[:cntrl:]\s]+', ' ', 'g') AS name
+						FROM tasker.named_step_edges e
+						JOIN tasker.workflow_steps ps ON ps.task_id = s.task_id AND ps.named_step_id = e.from_named_step_id
+						JOIN tasker.named_steps pn ON pn.named_step_id = ps.named_step_id
+						WHERE e.named_task_id = task.named_task_id AND e.to_named_step_id = s.named_step_id
+						ORDER BY ps.workflow_step_id
 						LIMIT 8
 					) p) AS parents,
 				(SELECT regexp_replace(l.metadata ->> 'error_message', '[[:cntrl:]\s]+', ' ', 'g')
@@ -94,7 +94,7 @@ BEGIN
 	END IF;
 
 	WITH step AS (
-		SELECT s.workflow_step_id AS id, s.is_root, s.state,
+		SELECT s.workflow_step_id AS id, s.named_step_id, s.is_root, s.state,
 			tasker.mermaid_label(n.name)
 				|| '<br/>' || s.state || '<br/>attempts ' || s.attempts || '/' || s.retry_limit
 				|| coalesce('<br/>' || tasker.mermaid_label(left((SELECT l.metadata ->> 'error_message'
@@ -107,9 +107,10 @@ BEGIN
 		SELECT 'task_' || task.task_id AS source, step.id, 0::bigint AS from_id FROM step WHERE step.is_root
 		UNION ALL
 		SELECT 'step_' || p.id, step.id, p.id
-		FROM step
-		CROSS JOIN LATERAL unnest(ARRAY(SELECT e.from_step_id FROM tasker.workflow_step_edges e
-			WHERE e.to_step_id = step.id)) AS p (id)
+		FROM tasker.named_step_edges e
+		JOIN step ON step.named_step_id = e.to_named_step_id
+		JOIN step p ON p.named_step_id = e.from_named_step_id
+		WHERE e.named_task_id = task.named_task_id
 	), node AS (
 		SELECT 0::bigint AS id, 'task_' || task.task_id AS name, task.state
 		UNION ALL

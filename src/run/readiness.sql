@@ -188,18 +188,18 @@ BEGIN
 
 	FOR child, parent IN
 		WITH step AS MATERIALIZED (
-			SELECT s.workflow_step_id,
-				row_number() OVER (ORDER BY s.workflow_step_id)::integer AS place,
-				ARRAY(SELECT e.from_step_id FROM tasker.workflow_step_edges e
-					WHERE e.to_step_id = s.workflow_step_id) AS parents
+			SELECT s.named_step_id,
+				row_number() OVER (ORDER BY s.workflow_step_id)::integer AS place
 			FROM tasker.workflow_steps s
 			WHERE s.task_id = step_depths.task_id
-		), edge AS (
-			SELECT step.place, unnest(step.parents) AS from_step_id FROM step
 		)
-		SELECT edge.place, step.place
-		FROM edge JOIN step ON step.workflow_step_id = edge.from_step_id
-		ORDER BY edge.place
+		SELECT c.place, p.place
+		FROM tasker.tasks t
+		JOIN tasker.named_step_edges e ON e.named_task_id = t.named_task_id
+		JOIN step c ON c.named_step_id = e.to_named_step_id
+		JOIN step p ON p.named_step_id = e.from_named_step_id
+		WHERE t.task_id = step_depths.task_id
+		ORDER BY c.place
 	LOOP
 		near[child] := least(near[child], coalesce(near[parent], 0) + 1);
 		far[child] := greatest(far[child], far[parent] + 1);
@@ -235,14 +235,16 @@ FROM tasker.tasks t
 CROSS JOIN LATERAL tasker.step_depths(t.task_id) depth
 JOIN tasker.workflow_steps s ON s.task_id = t.task_id AND s.workflow_step_id = depth.workflow_step_id
 CROSS JOIN LATERAL (
-	SELECT count(*) AS total, coalesce(jsonb_agg(e.from_step_id ORDER BY e.from_step_id), '[]') AS ids
-	FROM tasker.workflow_step_edges e
-	WHERE e.to_step_id = s.workflow_step_id
+	SELECT count(*) AS total, coalesce(jsonb_agg(p.workflow_step_id ORDER BY p.workflow_step_id), '[]') AS ids
+	FROM tasker.named_step_edges e
+	JOIN tasker.workflow_steps p ON p.task_id = t.task_id AND p.named_step_id = e.from_named_step_id
+	WHERE e.named_task_id = t.named_task_id AND e.to_named_step_id = s.named_step_id
 ) parent
 CROSS JOIN LATERAL (
-	SELECT count(*) AS total, coalesce(jsonb_agg(e.to_step_id ORDER BY e.to_step_id), '[]') AS ids
-	FROM tasker.workflow_step_edges e
-	WHERE e.from_step_id = s.workflow_step_id
+	SELECT count(*) AS total, coalesce(jsonb_agg(c.workflow_step_id ORDER BY c.workflow_step_id), '[]') AS ids
+	FROM tasker.named_step_edges e
+	JOIN tasker.workflow_steps c ON c.task_id = t.task_id AND c.named_step_id = e.to_named_step_id
+	WHERE e.named_task_id = t.named_task_id AND e.from_named_step_id = s.named_step_id
 ) child;
 COMMENT ON VIEW tasker.step_dag_relationships IS
 'The place of each step in the graph of its task. For people and tools that draw; ask by task_id or workflow_step_id.';
