@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "pg/low_water.h"
 #include "storage/ipc.h"
@@ -117,7 +118,8 @@ GetLowWaterMark(int32 handler_id)
 	LowWaterMark result = {.rank = PG_INT16_MIN};
 	SharedMark *mark;
 
-	if (marks == NULL)
+	/* On a standby rows come in by replay, which lowers no mark. */
+	if (marks == NULL || RecoveryInProgress())
 		return result;
 	LWLockAcquire(marks_lock, LW_SHARED);
 	mark = FindMark(handler_id, HASH_FIND);

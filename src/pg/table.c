@@ -352,6 +352,7 @@ Comparison(Oid type, StrategyNumber strategy)
 		{INT4OID, F_INT4EQ, F_INT4GE, F_INT4GT},
 		{INT2OID, F_INT2EQ, F_INT2GE, F_INT2GT},
 		{XID8OID, F_XID8EQ, F_XID8GE, F_XID8GT},
+		{TIMESTAMPTZOID, F_TIMESTAMPTZ_EQ, F_TIMESTAMPTZ_GE, F_TIMESTAMPTZ_GT},
 	};
 
 	for (int i = 0; i < lengthof(comparisons); i++)

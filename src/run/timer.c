@@ -6,6 +6,7 @@
 
 #include "catalog/pg_type.h"
 #include "pg/query.h"
+#include "pg/table.h"
 #include "run/timer.h"
 #include "utils/datetime.h"
 
@@ -28,9 +29,14 @@ static KeptQuery TAKE_DUE_TIMERS = {
 	.nargs = 3,.types = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID}
 };
 
-static KeptQuery NEXT_TIMER = {
-	.sql = "SELECT due_at FROM tasker.timers WHERE due_at > $1 ORDER BY due_at LIMIT 1",
-	.nargs = 1,.types = {TIMESTAMPTZOID}
+typedef enum TimerColumn
+{
+	TIMER_DUE_AT, TIMER_COLUMNS
+} TimerColumn;
+
+static const TableShape TIMERS = {
+	.name = "timers",.n_columns = TIMER_COLUMNS,
+	.columns = {"due_at"}
 };
 
 void
@@ -61,7 +67,8 @@ TakeDueTimers(TimestampTz after, TimestampTz now, int max, int *n)
 	Datum		args[3] = {TimestampTzGetDatum(after), TimestampTzGetDatum(now), Int64GetDatum(max)};
 	Timer	   *timers;
 
-	*n = (int) RunQuery(&TAKE_DUE_TIMERS, args, NULL);
+	/* Most looks find nothing, and looking is cheaper than a statement. */
+	*n = NextTimer(after) > now ? 0 : (int) RunQuery(&TAKE_DUE_TIMERS, args, NULL);
 	timers = palloc(sizeof(Timer) * Max(*n, 1));
 	for (int i = 0; i < *n; i++)
 		timers[i] = (Timer)
@@ -76,9 +83,21 @@ TakeDueTimers(TimestampTz after, TimestampTz now, int max, int *n)
 TimestampTz
 NextTimer(TimestampTz after)
 {
-	Datum		arg = TimestampTzGetDatum(after);
+	static const int due_at[] = {TIMER_DUE_AT};
+	Datum		key = TimestampTzGetDatum(after);
+	TimestampTz next = DT_NOEND;
+	Table	   *timers;
+	Lookup	   *by_time;
+	TupleTableSlot *row;
 
-	if (RunQuery(&NEXT_TIMER, &arg, NULL) == 0)
-		return DT_NOEND;
-	return DatumGetTimestampTz(RowDatum(0, 1, NULL));
+	BeginAccess();
+	timers = OpenTable(&TIMERS);
+	by_time = BeginLookup(timers, 1, due_at);
+	LookBeyond(by_time, 1, &key);
+	row = NextRow(by_time);
+	if (row != NULL)
+		next = DatumGetTimestampTz(RowColumn(timers, row, TIMER_DUE_AT, NULL));
+	EndLookup(by_time);
+	EndAccess();
+	return next;
 }
