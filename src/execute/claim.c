@@ -23,11 +23,11 @@
 static KeptQuery FIND_STEPS_OF_EXECUTOR = {
 	.sql =
 	"WITH checkpoint AS ("
-	" SELECT coalesce((SELECT c.position FROM tasker.orchestrator_checkpoint c), '3:3:') AS position)"
+	" SELECT coalesce((SELECT c.position FROM tasker.orchestrator_checkpoint c WHERE c.only_one), '3:3:') AS position)"
 	"SELECT DISTINCT s.workflow_step_id"
 	"  FROM (SELECT u.step_id FROM tasker.orchestrator_checkpoint c,"
 	"               ROWS FROM (unnest(c.in_flight_steps), unnest(c.in_flight_executors)) u(step_id, executor_id)"
-	"         WHERE u.executor_id = $1"
+	"         WHERE c.only_one AND u.executor_id = $1"
 	"        UNION ALL"
 	"        SELECT l.workflow_step_id FROM tasker.workflow_step_transition_log l"
 	"         WHERE l.xact_id >= (SELECT pg_snapshot_xmax(position) FROM checkpoint)"
@@ -36,7 +36,8 @@ static KeptQuery FIND_STEPS_OF_EXECUTOR = {
 	"        SELECT l.workflow_step_id FROM tasker.workflow_step_transition_log l"
 	"         WHERE l.xact_id = ANY (ARRAY(SELECT pg_snapshot_xip(position) FROM checkpoint))"
 	"           AND l.to_state = 'in_progress' AND l.executor_id = $1) candidates"
-	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = candidates.step_id"
+	"  CROSS JOIN LATERAL (SELECT s.* FROM tasker.workflow_steps s"
+	"                       WHERE s.workflow_step_id = candidates.step_id LIMIT 1) s"
 	" WHERE s.state = 'in_progress' AND s.executor_id = $1"
 	" ORDER BY s.workflow_step_id",
 	.nargs = 1,.types = {INT8OID}

@@ -34,11 +34,10 @@ static KeptQuery READ_RETRY_POLICIES = {
 	"       coalesce(ts.backoff_base_seconds, -1), coalesce(ts.backoff_cap_seconds, -1),"
 	"       coalesce(ts.backoff_jitter, -1)"
 	"  FROM (SELECT * FROM unnest($1) WITH ORDINALITY o(step_id, place) LIMIT cardinality($1)) u"
-	"  LEFT JOIN (tasker.workflow_steps s"
-	"             JOIN tasker.tasks t ON t.task_id = s.task_id"
-	"             JOIN tasker.named_tasks_named_steps ts"
-	"               ON ts.named_task_id = t.named_task_id AND ts.named_step_id = s.named_step_id)"
-	"    ON s.workflow_step_id = u.step_id"
+	"  LEFT JOIN LATERAL (SELECT * FROM tasker.workflow_steps s WHERE s.workflow_step_id = u.step_id LIMIT 1) s ON true"
+	"  LEFT JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = s.task_id LIMIT 1) t ON true"
+	"  LEFT JOIN LATERAL (SELECT * FROM tasker.named_tasks_named_steps ts"
+	"                      WHERE ts.named_task_id = t.named_task_id AND ts.named_step_id = s.named_step_id LIMIT 1) ts ON true"
 	" ORDER BY u.place",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };

@@ -184,12 +184,14 @@ static KeptQuery READ_PROMOTED = {
 	.sql =
 	"SELECT s.workflow_step_id, s.handler_id, s.rank::integer, t.named_task_id"
 	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
-	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u AND s.state = 'pending'"
-	"  JOIN tasker.tasks t ON t.task_id = s.task_id"
-	" WHERE NOT EXISTS (SELECT 1 FROM tasker.named_step_edges e"
-	"                     JOIN tasker.workflow_steps p ON p.named_step_id = e.from_named_step_id"
+	"  CROSS JOIN LATERAL (SELECT * FROM tasker.workflow_steps s WHERE s.workflow_step_id = u LIMIT 1) s"
+	"  CROSS JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = s.task_id LIMIT 1) t"
+	" WHERE s.state = 'pending'"
+	"   AND NOT EXISTS (SELECT 1 FROM tasker.named_step_edges e"
 	"                    WHERE e.named_task_id = t.named_task_id AND e.to_named_step_id = s.named_step_id"
-	"                      AND p.task_id = s.task_id AND p.state NOT IN ('complete', 'resolved_manually'))",
+	"                      AND (SELECT p.state FROM tasker.workflow_steps p"
+	"                            WHERE p.task_id = s.task_id AND p.named_step_id = e.from_named_step_id)"
+	"                          NOT IN ('complete', 'resolved_manually') OFFSET 0)",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 

@@ -76,8 +76,9 @@ static KeptQuery READ_FAILED = {
 	"SELECT s.workflow_step_id, s.task_id, s.sort_key, s.next_retry_at, s.skippable, s.handler_id,"
 	"       s.rank::integer, t.named_task_id"
 	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
-	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u AND s.state = 'error'"
-	"  JOIN tasker.tasks t ON t.task_id = s.task_id AND t.state IN ('pending', 'in_progress')",
+	"  CROSS JOIN LATERAL (SELECT * FROM tasker.workflow_steps s WHERE s.workflow_step_id = u LIMIT 1) s"
+	"  CROSS JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = s.task_id LIMIT 1) t"
+	" WHERE s.state = 'error' AND t.state IN ('pending', 'in_progress')",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 
@@ -85,12 +86,14 @@ static KeptQuery READ_CANCELLED = {
 	.sql =
 	"SELECT s.task_id, c.workflow_step_id"
 	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
-	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u AND s.state = 'cancelled'"
-	"  JOIN tasker.tasks t ON t.task_id = s.task_id AND t.state <> 'cancelled'"
-	"  LEFT JOIN (tasker.named_step_edges e"
-	"             JOIN tasker.workflow_steps c ON c.named_step_id = e.to_named_step_id)"
-	"    ON e.named_task_id = t.named_task_id AND e.from_named_step_id = s.named_step_id"
-	"   AND c.task_id = s.task_id AND c.state = 'pending'",
+	"  CROSS JOIN LATERAL (SELECT * FROM tasker.workflow_steps s WHERE s.workflow_step_id = u LIMIT 1) s"
+	"  CROSS JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = s.task_id LIMIT 1) t"
+	"  LEFT JOIN LATERAL (SELECT (SELECT c.workflow_step_id FROM tasker.workflow_steps c"
+	"                              WHERE c.task_id = s.task_id AND c.named_step_id = e.to_named_step_id AND c.state = 'pending') AS workflow_step_id"
+	"                       FROM tasker.named_step_edges e"
+	"                      WHERE e.named_task_id = t.named_task_id AND e.from_named_step_id = s.named_step_id OFFSET 0) c"
+	"    ON true"
+	" WHERE s.state = 'cancelled' AND t.state <> 'cancelled'",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 

@@ -24,20 +24,20 @@
  */
 static KeptQuery FIND_LIVE_STEPS = {
 	.sql =
-	"SELECT u, (SELECT max(s.workflow_step_id) FROM tasker.workflow_steps s"
+	"SELECT u, (SELECT max(s.workflow_step_id + 0) FROM tasker.workflow_steps s"
 	"            WHERE s.task_id = u"
 	"              AND (s.state = 'in_progress'"
 	"                   OR (s.state = 'error' AND (s.next_retry_at IS NOT NULL OR s.skippable))"
 	"                   OR (s.state = 'pending'"
 	"                       AND NOT EXISTS (SELECT 1 FROM tasker.named_step_edges e"
-	"                                        JOIN tasker.workflow_steps p ON p.named_step_id = e.from_named_step_id"
 	"                                       WHERE e.named_task_id = t.named_task_id"
-	"                                         AND e.to_named_step_id = s.named_step_id AND p.task_id = s.task_id"
-	"                                         AND p.state NOT IN ('complete', 'resolved_manually'))))),"
+	"                                         AND e.to_named_step_id = s.named_step_id"
+	"                                         AND (SELECT p.state FROM tasker.workflow_steps p"
+	"                                               WHERE p.task_id = s.task_id AND p.named_step_id = e.from_named_step_id) NOT IN ('complete', 'resolved_manually') OFFSET 0)))),"
 	"       EXISTS (SELECT 1 FROM tasker.workflow_steps s"
 	"                WHERE s.task_id = u AND s.state NOT IN ('complete', 'resolved_manually'))"
 	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
-	"  JOIN tasker.tasks t ON t.task_id = u",
+	"  CROSS JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = u LIMIT 1) t",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 

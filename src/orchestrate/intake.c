@@ -18,6 +18,7 @@
 #include "pg/query.h"
 #include "pg/table.h"
 #include "rules/state.h"
+#include "storage/itemptr.h"
 #include "run/row.h"
 #include "run/transition.h"
 #include "utils/builtins.h"
@@ -28,7 +29,7 @@
 static KeptQuery READ_CHECKPOINT_STATE = {
 	.sql =
 	"SELECT coalesce(c.generation, 0), c.paused_at IS NOT NULL, coalesce(c.system_identifier = $1, false)"
-	"  FROM (SELECT) one LEFT JOIN tasker.orchestrator_checkpoint c ON true",
+	"  FROM (SELECT) one LEFT JOIN tasker.orchestrator_checkpoint c ON c.only_one",
 	.nargs = 1,.types = {INT8OID}
 };
 
@@ -59,6 +60,27 @@ ApplyStepRow(Orchestrator *o, const LogEntry *entry)
 			AddWork(o, WORK_CANDIDATES, step_id);
 			break;
 	}
+}
+
+/*
+ * Under an old snapshot all former versions of the row stay, and finding the
+ * latest costs more with each.  It is usually the one that we have written.
+ */
+static KeptQuery READ_OWN_CHECKPOINT_STATE = {
+	.sql =
+	"SELECT c.generation, c.paused_at IS NOT NULL, c.system_identifier = $1"
+	"  FROM tasker.orchestrator_checkpoint c WHERE c.ctid = $2",
+	.nargs = 2,.types = {INT8OID, TIDOID}
+};
+
+/* Reads who owns the database, whether it is paused, and the checkpoint's generation; into SPI's row 0. */
+static void
+ReadCheckpointState(const Orchestrator *o)
+{
+	Datum		args[2] = {Int64GetDatum((int64) GetSystemIdentifier()), PointerGetDatum(&o->checkpoint_tid)};
+
+	if (!ItemPointerIsValid(&o->checkpoint_tid) || RunQuery(&READ_OWN_CHECKPOINT_STATE, args, NULL) == 0)
+		(void) RunQuery(&READ_CHECKPOINT_STATE, args, NULL);
 }
 
 /* Takes in one new row of a log. */
@@ -153,12 +175,11 @@ bool
 ReadLog(Batch *batch)
 {
 	Orchestrator *o = batch->o;
-	Datum		system = Int64GetDatum((int64) GetSystemIdentifier());
 	char	   *position;
 
 	if (o->position == NULL)
 		ReadCheckpoint(o);
-	while (RunQuery(&READ_CHECKPOINT_STATE, &system, NULL), RowInt64(0, 1) != o->generation)
+	while (ReadCheckpointState(o), RowInt64(0, 1) != o->generation)
 		ReadCheckpoint(o);
 	o->paused = RowBool(0, 2);
 	if (!RowBool(0, 3))
@@ -243,20 +264,42 @@ LookAtOpenTasks(Orchestrator *o)
 
 /* ---------- timers ---------- */
 
+#define RESCAN_SHARE 50
+
 static KeptQuery READ_TIMED_STEPS = {
 	.sql =
 	"SELECT s.workflow_step_id, s.sort_key, s.state::text, coalesce(s.timeout_seconds, 0)"
 	"  FROM ROWS FROM (unnest($1), unnest($2)) u(step_id, sort_key)"
-	"  JOIN tasker.workflow_steps s ON s.workflow_step_id = u.step_id AND s.sort_key = u.sort_key",
+	"  CROSS JOIN LATERAL (SELECT * FROM tasker.workflow_steps s WHERE s.workflow_step_id = u.step_id LIMIT 1) s"
+	" WHERE s.sort_key = u.sort_key",
 	.nargs = 2,.types = {INT8ARRAYOID, INT4ARRAYOID}
 };
+
+/*
+ * The timers that are due.  Those taken stay as dead entries until the oldest
+ * snapshot lets them go, so a look from the start may cost; it is done once a
+ * second at most, and takes at most one part in RESCAN_SHARE of the time.
+ */
+static Timer *
+LookAtTimers(Batch *batch, int *n)
+{
+	Orchestrator *o = batch->o;
+	bool		from_start = o->timers_taken_until == DT_NOBEGIN;
+	TimestampTz begun = GetCurrentTimestamp();
+	Timer	   *timers = TakeDueTimers(o->timers_taken_until, batch->now, batch->batch_size, n);
+	TimestampTz ended = GetCurrentTimestamp();
+
+	if (from_start)
+		o->timers_rescan_at = ended + Max(USECS_PER_SEC, (ended - begun) * RESCAN_SHARE);
+	return timers;
+}
 
 void
 TakeTimers(Batch *batch)
 {
 	Orchestrator *o = batch->o;
 	int			n;
-	Timer	   *timers = TakeDueTimers(o->timers_taken_until, batch->now, batch->batch_size, &n);
+	Timer	   *timers = LookAtTimers(batch, &n);
 	int64	   *step_ids;
 	int32	   *sort_keys;
 	Datum		args[2];

@@ -296,7 +296,7 @@ NoteFlight(Orchestrator *o, int64 step_id, int64 executor_id)
 static KeptQuery READ_CHECKPOINT = {
 	.sql =
 	"SELECT generation, position::text, reconcile, in_flight_steps, in_flight_executors"
-	"  FROM tasker.orchestrator_checkpoint",
+	"  FROM tasker.orchestrator_checkpoint WHERE only_one",
 	.nargs = 0
 };
 
@@ -305,7 +305,7 @@ static KeptQuery SAVE_CHECKPOINT = {
 	"UPDATE tasker.orchestrator_checkpoint"
 	"   SET generation = generation + 1, position = $1::pg_snapshot, reconcile = false,"
 	"       in_flight_steps = $2, in_flight_executors = $3, saved_at = $4"
-	" RETURNING generation",
+	" WHERE only_one RETURNING generation, ctid",
 	.nargs = 4,.types = {TEXTOID, INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}
 };
 
@@ -366,6 +366,8 @@ SaveCheckpoint(Orchestrator *o)
 	o->saved_at = GetCurrentTimestamp();
 	o->dirty = false;
 	o->reconcile = false;
+	o->checkpoint_tid = *(ItemPointer) DatumGetPointer(RowDatum(0, 2, NULL));
 	/* Timers that sessions wrote late are found by looking from the start now and then. */
-	o->timers_taken_until = DT_NOBEGIN;
+	if (o->timers_rescan_at <= o->saved_at)
+		o->timers_taken_until = DT_NOBEGIN;
 }

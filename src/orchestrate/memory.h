@@ -73,6 +73,7 @@ struct Orchestrator
 	MemoryContext context;		/* of everything here */
 	MemoryContext executor_context; /* of the executors and handlers */
 	int64		generation;		/* of the checkpoint this comes from; 0: there was none */
+	ItemPointerData checkpoint_tid; /* the version of its row that we have written; invalid: none */
 	char	   *position;		/* a pg_snapshot as text; NULL: not read yet */
 	bool		reconcile;
 	bool		paused;
@@ -90,6 +91,7 @@ struct Orchestrator
 	HTAB	   *handlers;
 	TimestampTz executors_good_until;
 	TimestampTz timers_taken_until;
+	TimestampTz timers_rescan_at;	/* by the real clock: when to look at them from the start again */
 	bool		moved;			/* something was moved since the log was read */
 	bool		dirty;			/* more was read than the checkpoint knows */
 	TimestampTz saved_at;		/* by the real clock */

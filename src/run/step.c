@@ -18,7 +18,7 @@ static KeptQuery LOCK_STEPS_OF_TASK = {
 	.sql =
 	"SELECT workflow_step_id FROM tasker.workflow_steps"
 	" WHERE task_id = $1 AND state IN ('pending', 'in_progress', 'error')"
-	" ORDER BY workflow_step_id FOR NO KEY UPDATE",
+	" ORDER BY workflow_step_id + 0 FOR NO KEY UPDATE",
 	.nargs = 1,.types = {INT8OID}
 };
 

@@ -20,7 +20,7 @@ CREATE TABLE tasker.tasks (
 	bypass_steps text[] NOT NULL DEFAULT '{}',
 	context jsonb NOT NULL
 		CONSTRAINT task_context_is_an_object CHECK (jsonb_typeof(context) = 'object')
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+) WITH (fillfactor = 30, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE tasker.tasks IS
 'One run of a workflow. state and sort_key mirror the latest row of the task''s log and change only together with it; no index covers them, so that a state change stays a heap-only update (half the page is left free for it).';
 COMMENT ON COLUMN tasker.tasks.sort_key IS 'sort_key of the task''s most recent transition.';
