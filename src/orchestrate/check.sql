@@ -169,7 +169,11 @@ BEGIN
 		format('it is %s, its parent %s is %s', c.state, p.workflow_step_id, p.state)
 	FROM tasker.workflow_steps c
 	JOIN tasker.tasks t ON t.task_id = c.task_id
-	JOIN tasker.named_step_edges e ON e.named_task_id = t.named_task_id AND e.to_named_step_id = c.named_step_id
+	-- Edge by edge: joined as a whole, tasks times edges of a template look like too many or too few.
+	CROSS JOIN LATERAL (
+		SELECT e.from_named_step_id FROM tasker.named_step_edges e
+		WHERE e.named_task_id = t.named_task_id AND e.to_named_step_id = c.named_step_id OFFSET 0
+	) e
 	JOIN tasker.workflow_steps p ON p.task_id = c.task_id AND p.named_step_id = e.from_named_step_id
 	WHERE c.state IN ('in_progress', 'complete') AND p.state NOT IN ('complete', 'resolved_manually');
 
@@ -231,9 +235,12 @@ BEGIN
 		SELECT DISTINCT c.workflow_step_id
 		FROM task
 		JOIN tasker.workflow_steps c ON c.task_id = task.task_id
-		JOIN tasker.named_step_edges e ON e.named_task_id = task.named_task_id AND e.to_named_step_id = c.named_step_id
+		CROSS JOIN LATERAL (
+			SELECT e.from_named_step_id FROM tasker.named_step_edges e
+			WHERE e.named_task_id = task.named_task_id AND e.to_named_step_id = c.named_step_id OFFSET 0
+		) e
 		JOIN tasker.workflow_steps p ON p.task_id = task.task_id AND p.named_step_id = e.from_named_step_id
-		WHERE p.state NOT IN ('complete', 'resolved_manually')
+		WHERE c.state IN ('pending', 'error') AND p.state NOT IN ('complete', 'resolved_manually')
 	), step AS MATERIALIZED (
 		SELECT s.task_id, s.workflow_step_id, s.state AS current_state, s.next_retry_at, s.sort_key, s.handler_id, s.rank, s.executor_id,
 			s.state = 'pending' AND waiting.workflow_step_id IS NULL

@@ -218,11 +218,8 @@ SQL
 
 # What is known not to be flat: situation, operation, reason.
 my @known = (
-	[ qr/./, qr/^orchestrate\(\)/,
-		'a batch reads each page of the checkpoint three times, and all dead timers after each checkpoint; what follows from a failure or cancellation is joined in an order that statistics choose' ],
-	[ qr/one task|vacuumed/, qr/^(?:my_steps|cancel_task|finalize_task)/, 'with an ORDER BY or max() of the id the planner may walk all steps' ],
-	[ qr/snapshot/, qr/^(?:my_steps|find_viable_steps|step_readiness|task_execution)/, 'all versions of the checkpoint row are read' ],
-	[ qr/one task/, qr/^(?:task_execution_context|children of a step)/, 'the planner believes that every step is of the task' ],
+	[ qr/snapshot/, qr/^(?:orchestrate\(\)|my_steps|find_viable_steps|step_readiness|task_execution)/,
+		'all versions of the checkpoint row, one for each second under the snapshot, are read; a session that orchestrates looks at all dead timers once' ],
 	[ qr/analyzed/, qr/^(?:task_diagram\(\) as mermaid|transitions of the steps)/, 'the planner believes that one step in two hundred is of the task' ],
 	[ qr/vacuumed/, qr/^(?:fail_steps|step_depths|dependency_levels|step_dag_relationships|task_diagram|parents|children|edges|transitions of the steps)/,
 		'tables that look empty are joined in any order, without keys' ],
