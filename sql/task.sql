@@ -265,6 +265,7 @@ JOIN tasker.workflow_steps f ON f.workflow_step_id = e.from_step_id JOIN tasker.
 JOIN tasker.workflow_steps t ON t.workflow_step_id = e.to_step_id JOIN tasker.named_steps c ON c.named_step_id = t.named_step_id
 WHERE t.task_id = :task;
 -- Five more at once are written in more than one portion.
+ANALYZE tasker.tasks, tasker.workflow_steps, tasker.named_step_edges;
 SELECT * FROM pg_temp.written \gset before_
 BEGIN;
 SELECT count(*) FROM tasker.create_tasks(array_fill('{"name": "large", "namespace": "task_test", "bypass_steps": ["step 3000"]}'::jsonb, ARRAY[5]));

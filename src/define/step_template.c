@@ -192,6 +192,7 @@ GetStepTemplate(int32 named_task_id, int32 named_step_id)
 {
 	static CachedTemplate *last = NULL;
 	static HTAB *last_cache = NULL;
+	CachedTemplate *found;
 	StepTemplate *step;
 
 	if (cache == NULL)
@@ -199,13 +200,13 @@ GetStepTemplate(int32 named_task_id, int32 named_step_id)
 		HASHCTL		control = {.keysize = sizeof(int32),.entrysize = sizeof(CachedTemplate),.hcxt = cache_context};
 
 		cache = hash_create("tasker step templates", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-		last_cache = NULL;
+		last = NULL;
 	}
-	if (last_cache != cache || last->named_task_id != named_task_id)
+	if (last == NULL || last_cache != cache || last->named_task_id != named_task_id)
 	{
-		last = hash_search(cache, &named_task_id, HASH_FIND, NULL);
-		if (last == NULL)
-			last = ReadTemplate(named_task_id);
+		last = NULL;			/* reading may fail */
+		found = hash_search(cache, &named_task_id, HASH_FIND, NULL);
+		last = found ? found : ReadTemplate(named_task_id);
 		last_cache = cache;
 	}
 	step = FindStep(last, named_step_id);
