@@ -27,8 +27,6 @@ CREATE TABLE tasker.workflow_steps (
 	CONSTRAINT step_attempts_within_limit CHECK (attempts BETWEEN 0 AND greatest(retry_limit, 1)),
 	CONSTRAINT step_in_progress_was_attempted CHECK (state <> 'in_progress' OR attempts > 0)
 ) WITH (fillfactor = 28, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
--- Statistics taken when there were few tasks must not make the planner believe that all steps are theirs.
-ALTER TABLE tasker.workflow_steps ALTER COLUMN task_id SET (n_distinct = -0.25);
 COMMENT ON TABLE tasker.workflow_steps IS
 'One node of a task. state and sort_key mirror the latest row of the step''s log and change only together with it; no index covers a column that a state change writes, and a third of each page is enough for the rows as created, so that claim and completion stay heap-only updates even while an old snapshot keeps the former versions. Step ids of one task grow in topological order.';
 COMMENT ON COLUMN tasker.workflow_steps.executor_id IS 'Who has the step while it is in progress, else who had it last.';
