@@ -220,7 +220,7 @@ SQL
 my @known = (
 	[ qr/snapshot/, qr/^(?:orchestrate\(\)|my_steps|find_viable_steps|step_readiness|task_execution)/,
 		'all versions of the checkpoint row, one for each second under the snapshot, are read; a session that orchestrates looks at all dead timers once' ],
-	[ qr/one task/, qr/^(?:task_execution_context|children of a step)/, 'the planner believes that every step is of the task' ],
+	[ qr/one task/, qr/^(?:task_execution_context|task_diagram\(\) as text|children of a step)/, 'the planner believes that every step is of the task' ],
 	[ qr/analyzed/, qr/^(?:task_diagram\(\) as mermaid|transitions of the steps)/, 'the planner believes that one step in two hundred is of the task' ],
 	[ qr/vacuumed/, qr/^(?:fail_steps|step_depths|dependency_levels|step_dag_relationships|task_diagram|parents|children|edges|transitions of the steps)/,
 		'tables that look empty are joined in any order, without keys' ],
