@@ -143,7 +143,7 @@ SELECT pg_temp.complaint(t::jsonb) FROM (VALUES
 SELECT pg_temp.complaint(pg_temp.with_keys(t::jsonb)) FROM (VALUES
 	('{"description": 5}'), ('{"concurrent": "yes"}'), ('{"named_steps": "a"}'), ('{"named_steps": ["a", 2]}'),
 	('{"schema": []}'), ('{"step_templates": "a"}'),
-	('{"concurrent": false}'),
+	('{"backoff_strategy": "slow"}'), ('{"identity_strategy": "app.nobody"}'), ('{"coordinator_strategy": "a.b.c"}'),
 	('{"steps": []}'), ('{"Name": "t"}'), ('{"": 1}'),
 	('{"name": ""}'), ('{"namespace_name": ""}'), ('{"default_dependent_system": ""}')) v (t);
 SELECT pg_temp.complaint(pg_temp.with_keys('{}', s::jsonb)) FROM (VALUES
@@ -209,7 +209,7 @@ SELECT count(*) FROM tasker.task_namespaces WHERE name = 'n';
 
 -- In full, as a user sees it.
 SELECT tasker.register_task_template('{"name": "t", "step_templates": [{"name": "a", "handler_class": "H", "depends_on_step": "b"}]}');
-SELECT tasker.register_task_template(pg_temp.with_keys('{"concurrent": false}'));
+SELECT tasker.register_task_template(pg_temp.with_keys('{"reenqueuer_strategy": "often"}'));
 RESET client_min_messages;
 
 -- ---------- names ----------

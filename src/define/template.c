@@ -34,7 +34,7 @@ static uint64 cache_generation = 0;
 static KeptQuery FIND_TEMPLATE = {
 	.sql =
 	"SELECT nt.named_task_id, nt.task_namespace_id, nt.revision, nt.deprecated_at IS NOT NULL,"
-	"       ns.name || '.' || nt.name || '@' || nt.version"
+	"       ns.name || '.' || nt.name || '@' || nt.version, nt.owner, nt.identity_strategy"
 	"  FROM tasker.task_namespaces ns"
 	"  JOIN tasker.named_tasks nt ON nt.task_namespace_id = ns.task_namespace_id"
 	" WHERE ns.name = $1 AND nt.name = $2"
@@ -45,7 +45,7 @@ static KeptQuery FIND_TEMPLATE = {
 static KeptQuery FIND_LATEST_TEMPLATE = {
 	.sql =
 	"SELECT nt.named_task_id, nt.task_namespace_id, nt.revision, false,"
-	"       ns.name || '.' || nt.name || '@' || nt.version"
+	"       ns.name || '.' || nt.name || '@' || nt.version, nt.owner, nt.identity_strategy"
 	"  FROM tasker.task_namespaces ns"
 	"  JOIN tasker.named_tasks nt ON nt.task_namespace_id = ns.task_namespace_id"
 	" WHERE ns.name = $1 AND nt.name = $2 AND nt.deprecated_at IS NULL"
@@ -173,6 +173,8 @@ ReadTemplate(const char *namespace_name, const char *name, const char *version)
 	template->revision = RowInt32(0, 3);
 	template->deprecated = RowBool(0, 4);
 	template->full_name = RowText(0, 5);
+	template->owner = RowText(0, 6);
+	template->identity_strategy = RowText(0, 7);
 	ReadSteps(template);
 	return template;
 }
@@ -277,11 +279,14 @@ static KeptQuery ENSURE_NAMESPACE = {
 
 static KeptQuery INSERT_NAMED_TASK = {
 	.sql =
-	"INSERT INTO tasker.named_tasks (task_namespace_id, name, version, description, configuration)"
-	" SELECT task_namespace_id, $2, $3, $4, $5 FROM tasker.task_namespaces WHERE name = $1"
+	"INSERT INTO tasker.named_tasks (task_namespace_id, name, version, description, configuration, owner,"
+	"       concurrent, coordinator_strategy, reenqueuer_strategy, identity_strategy, backoff_strategy)"
+	" SELECT task_namespace_id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11"
+	"   FROM tasker.task_namespaces WHERE name = $1"
 	" ON CONFLICT (task_namespace_id, name, version_numbers) DO NOTHING"
 	" RETURNING named_task_id",
-	.nargs = 5,.types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID}
+	.nargs = 11,.types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID,
+	BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 };
 
 /* Holding this lock no task can be created from the version: see CheckTemplateCurrent. */
@@ -303,9 +308,11 @@ static KeptQuery HAS_TASKS = {
 static KeptQuery REPLACE_NAMED_TASK = {
 	.sql =
 	"WITH edges AS (DELETE FROM tasker.named_step_edges WHERE named_task_id = $1)"
-	"UPDATE tasker.named_tasks SET description = $2, configuration = $3, revision = revision + 1"
+	"UPDATE tasker.named_tasks SET description = $2, configuration = $3, owner = $4, concurrent = $5,"
+	"       coordinator_strategy = $6, reenqueuer_strategy = $7, identity_strategy = $8, backoff_strategy = $9,"
+	"       revision = revision + 1"
 	" WHERE named_task_id = $1",
-	.nargs = 3,.types = {INT4OID, TEXTOID, JSONBOID}
+	.nargs = 9,.types = {INT4OID, TEXTOID, JSONBOID, TEXTOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 };
 
 static KeptQuery DELETE_TEMPLATE_STEPS = {
@@ -392,16 +399,23 @@ TextOrNull(const char *text, char *null)
 static bool
 WriteNamedTask(const TemplateDocument *document, Jsonb *configuration, int32 *named_task_id)
 {
-	char		nulls[6] = "     ";
-	Datum		insert_args[5] = {
-		CStringGetTextDatum(document->namespace_name), CStringGetTextDatum(document->name),
-		CStringGetTextDatum(document->version), TextOrNull(document->description, &nulls[3]),
-		JsonbPGetDatum(configuration)
+	/* What a version has beside its name: a replacement takes over all of it. */
+	enum
+	{
+		DESCRIPTION = 3, CONTENT, OWNER, CONCURRENT, STRATEGIES, ARGS = STRATEGIES + STRATEGY_ROLES
 	};
-	Datum		lock_args[4] = {insert_args[0], insert_args[1], insert_args[2], insert_args[4]};
-	Datum		replace_args[3] = {0, insert_args[3], insert_args[4]};
-	char		replace_nulls[4] = {' ', nulls[3], ' ', '\0'};
+	char		nulls[ARGS + 1] = "           ";
+	Datum		insert_args[ARGS] = {
+		CStringGetTextDatum(document->namespace_name), CStringGetTextDatum(document->name),
+		CStringGetTextDatum(document->version), TextOrNull(document->description, &nulls[DESCRIPTION]),
+		JsonbPGetDatum(configuration), QueryCallerName(), BoolGetDatum(document->concurrent)
+	};
+	Datum		lock_args[4] = {insert_args[0], insert_args[1], insert_args[2], insert_args[CONTENT]};
+	Datum	   *replace_args = &insert_args[DESCRIPTION - 1];
+	char	   *replace_nulls = &nulls[DESCRIPTION - 1];
 
+	for (StrategyRole role = 0; role < STRATEGY_ROLES; role++)
+		insert_args[STRATEGIES + role] = CStringGetTextDatum(document->strategies[role]);
 	(void) RunQuery(&ENSURE_NAMESPACE, insert_args, NULL);
 	if (RunQuery(&INSERT_NAMED_TASK, insert_args, nulls) == 1)
 	{
@@ -527,6 +541,8 @@ RegisterTemplate(Jsonb *configuration)
 	int32		named_task_id;
 
 	OpenQueryScope(&scope);
+	for (StrategyRole role = 0; role < STRATEGY_ROLES; role++)
+		CheckStrategy(role, document->strategies[role], TextDatumGetCString(QueryCallerName()), document->full_name);
 	EnsureCheckpoint();
 	if (WriteNamedTask(document, configuration, &named_task_id))
 	{

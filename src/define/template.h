@@ -29,6 +29,8 @@ typedef struct Template
 	int32		task_namespace_id;
 	int32		revision;
 	bool		deprecated;
+	char	   *owner;			/* the role that its functions run as */
+	char	   *identity_strategy;
 	char	   *full_name;		/* namespace.name@version, for messages */
 	int			step_count;
 	TemplateStep *steps;		/* in topological order: the index is the position */

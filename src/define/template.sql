@@ -25,6 +25,12 @@ CREATE TABLE tasker.named_tasks (
 	configuration jsonb NOT NULL
 		CONSTRAINT named_task_configuration_is_an_object CHECK (jsonb_typeof(configuration) = 'object'),
 	revision integer NOT NULL DEFAULT 1,
+	owner text NOT NULL,
+	concurrent boolean NOT NULL DEFAULT true,
+	coordinator_strategy text NOT NULL DEFAULT 'orchestrator',
+	reenqueuer_strategy text NOT NULL DEFAULT 'event_driven',
+	identity_strategy text NOT NULL DEFAULT 'default',
+	backoff_strategy text NOT NULL DEFAULT 'exponential',
 	paused_at timestamptz,
 	deprecated_at timestamptz,
 	created_at timestamptz NOT NULL DEFAULT tasker.now(),
@@ -34,6 +40,12 @@ COMMENT ON TABLE tasker.named_tasks IS
 'A named task is one version of a workflow definition. The unique index also finds the latest version: versions compare as numbers.';
 COMMENT ON COLUMN tasker.named_tasks.configuration IS 'The template as it was registered; registering equal content again is a no-op.';
 COMMENT ON COLUMN tasker.named_tasks.revision IS 'Grows when the content is replaced, which is possible while the version has no tasks.';
+COMMENT ON COLUMN tasker.named_tasks.owner IS 'The role that registered the content: functions that the template names run as it.';
+COMMENT ON COLUMN tasker.named_tasks.concurrent IS 'False: a task has at most one step in progress at a time.';
+COMMENT ON COLUMN tasker.named_tasks.coordinator_strategy IS 'Who runs the steps: orchestrator (executors, told by the orchestrator), synchronous (coordinate_task, by SQL functions), or a function.';
+COMMENT ON COLUMN tasker.named_tasks.reenqueuer_strategy IS 'When an open task is looked at again by time: event_driven (never: the logs and timers tell), delayed (as finalization_decision says), or a function.';
+COMMENT ON COLUMN tasker.named_tasks.identity_strategy IS 'The identity key of a task that was given none: default (none), hash (of the request, within a minute), or a function.';
+COMMENT ON COLUMN tasker.named_tasks.backoff_strategy IS 'How long a failed step waits: exponential, linear, constant, or a function.';
 COMMENT ON COLUMN tasker.named_tasks.paused_at IS 'Since when nothing of this version is dispatched; NULL while it runs.';
 COMMENT ON COLUMN tasker.named_tasks.deprecated_at IS 'Since when no new task may be created from it; NULL while it is in use.';
 

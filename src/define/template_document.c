@@ -27,6 +27,10 @@ static const MemberRule template_rules[] = {
 	{"named_steps", MEMBER_STRINGS, false, 1, 128},
 	{"schema", MEMBER_OBJECT, false},
 	{"environments", MEMBER_OBJECT, false},
+	{"coordinator_strategy", MEMBER_STRING, false, 1, 130},
+	{"reenqueuer_strategy", MEMBER_STRING, false, 1, 130},
+	{"identity_strategy", MEMBER_STRING, false, 1, 130},
+	{"backoff_strategy", MEMBER_STRING, false, 1, 130},
 	{"step_templates", MEMBER_ARRAY, true},
 	{NULL}
 };
@@ -79,11 +83,6 @@ CheckSupported(const DocumentReader *reader, JsonbContainer *object)
 {
 	static const char *const stored_only[] = {"schema", "environments"};
 
-	if (!BooleanMember(object, "concurrent", true))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("%s: \"concurrent\": false is not supported", reader->subject),
-				 errhint("Make the steps depend on each other to run them one after the other.")));
 	for (int i = 0; i < lengthof(stored_only); i++)
 	{
 		if (Member(object, stored_only[i]) != NULL)
@@ -249,6 +248,9 @@ ReadTemplateDocument(Jsonb *jsonb)
 	reader.subject = psprintf("template \"%s\"", document->full_name);
 	CheckVersion(&reader, document->version);
 	CheckSupported(&reader, root);
+	document->concurrent = BooleanMember(root, "concurrent", true);
+	for (StrategyRole role = 0; role < STRATEGY_ROLES; role++)
+		document->strategies[role] = StringMember(root, StrategyKey(role), DefaultStrategy(role));
 
 	default_system = StringMember(root, "default_dependent_system", "unknown");
 	step_templates = Member(root, "step_templates")->val.binary.data;

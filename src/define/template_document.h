@@ -7,6 +7,7 @@
 
 #include "tasker.h"
 
+#include "define/strategy.h"
 #include "rules/graph.h"
 #include "utils/jsonb.h"
 
@@ -35,6 +36,8 @@ typedef struct TemplateDocument
 	char	   *version;
 	char	   *full_name;		/* namespace.name@version */
 	char	   *description;	/* NULL: none */
+	bool		concurrent;		/* false: one step of a task at a time */
+	char	   *strategies[STRATEGY_ROLES];
 	int			step_count;
 	DocumentStep *steps;		/* as written */
 	int		   *order;			/* order[position]: index of the step */
