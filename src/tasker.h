@@ -36,6 +36,9 @@
 #define ERRCODE_TASKER_STALE_CLAIM				MAKE_SQLSTATE('T', 'K', '0', '0', '1')
 #define ERRCODE_TASKER_TRANSITION_NOT_ALLOWED	MAKE_SQLSTATE('T', 'K', '0', '0', '2')
 #define ERRCODE_TASKER_TEMPLATE_IN_USE			MAKE_SQLSTATE('T', 'K', '0', '0', '3')
+/* What a handler that is a SQL function raises to say more than that it has failed. */
+#define ERRCODE_TASKER_PERMANENT_FAILURE		MAKE_SQLSTATE('T', 'K', '0', '0', '5')
+#define ERRCODE_TASKER_RETRY_AFTER				MAKE_SQLSTATE('T', 'K', '0', '0', '6')
 /* TK004, a change of a log refused, is raised in transition.sql. */
 
 #endif							/* TASKER_H */

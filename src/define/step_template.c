@@ -29,7 +29,7 @@ static uint64 cache_generation = 0;
 
 static KeptQuery READ_STEP_TEMPLATES = {
 	.sql =
-	"SELECT ts.named_step_id, nt.name, ns.name, h.name, ts.handler_config"
+	"SELECT ts.named_step_id, nt.name, ns.name, h.name, ts.handler_config, nt.owner"
 	"  FROM tasker.named_tasks_named_steps ts"
 	"  JOIN tasker.named_tasks nt ON nt.named_task_id = ts.named_task_id"
 	"  JOIN tasker.named_steps ns ON ns.named_step_id = ts.named_step_id"
@@ -77,6 +77,7 @@ ReadSteps(CachedTemplate *template)
 	{
 		.named_step_id = RowInt32(i, 1),
 			.task_name = i == 0 ? RowText(i, 2) : template->steps[0].task_name,
+			.owner = i == 0 ? RowText(i, 6) : template->steps[0].owner,
 			.step_name = RowText(i, 3),
 			.handler = RowText(i, 4),
 			.handler_config = JsonbPGetDatum(DatumGetJsonbPCopy(RowDatum(i, 5, NULL))),

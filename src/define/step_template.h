@@ -11,6 +11,7 @@ typedef struct StepTemplate
 {
 	int32		named_step_id;
 	const char *task_name;
+	const char *owner;			/* of the template: whom its functions run as */
 	const char *step_name;
 	const char *handler;
 	Datum		handler_config; /* jsonb */

@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "define/policy.h"
 #include "execute/claim.h"
 #include "execute/claimed_step.h"
 #include "execute/executor.h"
@@ -15,6 +16,8 @@
 #include "pg/query.h"
 #include "pg/shmem.h"
 #include "pg/wakeup.h"
+#include "run/row.h"
+#include "run/transition.h"
 #include "utils/builtins.h"
 
 #define MAX_CLAIM 10000
@@ -62,20 +65,120 @@ ReturnClaimedSteps(FunctionCallInfo fcinfo, const int64 *step_ids, int n)
 	ClaimedStep *steps = ReadClaimedSteps(step_ids, n);
 
 	for (int i = 0; i < n; i++)
-	{
-		const StepTemplate *step_template = steps[i].step_template;
-		bool		nulls[10] = {false};
-		Datum		values[10] = {
-			Int64GetDatum(steps[i].step_id), Int32GetDatum(steps[i].claim),
-			Int32GetDatum(steps[i].attempt), Int64GetDatum(steps[i].task_id),
-			CStringGetTextDatum(step_template->task_name), CStringGetTextDatum(step_template->step_name),
-			CStringGetTextDatum(step_template->handler), step_template->handler_config,
-			steps[i].inputs, steps[i].dependency_results
-		};
-
-		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-	}
+		tuplestore_puttuple(result->setResult, FormClaimedStep(result->setDesc, &steps[i]));
 }
+
+/* ---------- one step ---------- */
+
+static KeptQuery READ_STEP_TO_CLAIM = {
+	.sql =
+	"SELECT t.task_id, t.named_task_id, s.handler_id, s.rank::integer,"
+	"       s.state = 'pending' AND t.state IN ('pending', 'in_progress')"
+	"       AND NOT EXISTS (SELECT 1 FROM tasker.named_step_edges e"
+	"                        WHERE e.named_task_id = t.named_task_id AND e.to_named_step_id = s.named_step_id"
+	"                          AND (SELECT p.state FROM tasker.workflow_steps p"
+	"                                WHERE p.task_id = s.task_id AND p.named_step_id = e.from_named_step_id)"
+	"                              NOT IN ('complete', 'resolved_manually') OFFSET 0)"
+	"  FROM tasker.workflow_steps s JOIN tasker.tasks t ON t.task_id = s.task_id"
+	" WHERE s.workflow_step_id = $1",
+	.nargs = 1,.types = {INT8OID}
+};
+
+/* As of this moment, in any isolation level: who has claimed before has committed. */
+static bool
+HasStepInProgress(int64 task_id)
+{
+	static const int step_task[] = {STEP_TASK};
+	Datum		key = Int64GetDatum(task_id);
+	Table	   *steps = OpenTable(&STEPS);
+	Lookup	   *of_task;
+	TupleTableSlot *row;
+	bool		found = false;
+
+	BeginAccess();
+	of_task = BeginLatestLookup(steps, 1, step_task);
+	LookFor(of_task, 1, &key);
+	while (!found && (row = NextRow(of_task)) != NULL)
+		found = ReadStepRow(steps, row).state == STATE_IN_PROGRESS;
+	EndLookup(of_task);
+	EndAccess();
+	return found;
+}
+
+/*
+ * Whether a step of a task that runs one at a time has the turn.  Where the
+ * orchestrator gives the turns, it waits in the queue, and who takes it out of
+ * there has it.  Where nobody does, whoever holds the task's lock may take it.
+ */
+static bool
+TakeTurn(int64 task_id, const TaskPolicy *policy, const ReadyStep *step)
+{
+	if (policy->dispatched)
+		return TakeStep(step);
+	(void) LockTask(task_id);
+	return !HasStepInProgress(task_id);
+}
+
+bool
+ClaimStep(int64 step_id, int64 executor_id)
+{
+	Datum		arg = Int64GetDatum(step_id);
+	StepMoves	moves = {
+		.from = STATE_PENDING,.to = STATE_IN_PROGRESS,.n = 1,.step_ids = &step_id,
+		.executors = executor_id != 0 ? &executor_id : NULL,.by_executor = true,.attempt_change = 1
+	};
+	const TaskPolicy *policy;
+	ReadyStep	step;
+	int64		task_id;
+	int			claimed;
+
+	RefreshPauses();
+	RefreshPolicies();
+	if (RunQuery(&READ_STEP_TO_CLAIM, &arg, NULL) == 0)
+		RefuseUnknown("step", step_id);
+	if (!RowBool(0, 5) || NamedTaskIsPaused(RowInt32(0, 2)))
+		return false;
+	task_id = RowInt64(0, 1);
+	policy = PolicyOf(RowInt32(0, 2));
+	step = (ReadyStep)
+	{
+		.step_id = step_id,.handler_id = RowInt32(0, 3),.rank = (int16) RowInt32(0, 4)
+	};
+	if (DispatchIsPaused())
+		return false;
+	if (policy->concurrent)
+		(void) TakeStep(&step);
+	else if (!TakeTurn(task_id, policy, &step))
+		return false;
+	(void) MoveSteps(&moves, &claimed);
+	return claimed > 0;
+}
+
+PG_FUNCTION_INFO_V1(tasker_claim_step);
+
+Datum
+tasker_claim_step(PG_FUNCTION_ARGS)
+{
+	QueryScope	scope;
+	int64		executor_id = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0);
+	int64		step_id;
+	int			n_handlers;
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("step_id must not be null")));
+	step_id = PG_GETARG_INT64(1);
+	OpenQueryScope(&scope);
+	if (executor_id != 0)
+		(void) HandlersOfExecutor(executor_id, true, &n_handlers);
+	if (ClaimStep(step_id, executor_id))
+		ReturnClaimedSteps(fcinfo, &step_id, 1);
+	CloseQueryScope(&scope);
+	return (Datum) 0;
+}
+
+/* ---------- the next steps ---------- */
 
 static int
 CompareIds(const void *a, const void *b)

@@ -17,4 +17,12 @@
  */
 extern MovedStep *ClaimSteps(const int64 *step_ids, const int64 *executors, int n, int *claimed);
 
+/*
+ * Claims one step if it may run now, for an executor (0: none, the session
+ * itself); false if it may not, or somebody else has it.  Raises 42704 where
+ * there is no such step.  Takes the lock of its task first where that runs one
+ * step at a time and a coordinator runs it.
+ */
+extern bool ClaimStep(int64 step_id, int64 executor_id);
+
 #endif							/* TASKER_CLAIM_H */

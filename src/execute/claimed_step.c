@@ -4,10 +4,12 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "execute/claimed_step.h"
 #include "pg/table.h"
 #include "run/move.h"
 #include "run/row.h"
+#include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -169,4 +171,20 @@ ReadClaimedSteps(const int64 *step_ids, int n)
 	CloseReader(&reader);
 	EndAccess();
 	return steps;
+}
+
+HeapTuple
+FormClaimedStep(TupleDesc row_type, const ClaimedStep *step)
+{
+	const StepTemplate *step_template = step->step_template;
+	bool		nulls[10] = {false};
+	Datum		values[10] = {
+		Int64GetDatum(step->step_id), Int32GetDatum(step->claim),
+		Int32GetDatum(step->attempt), Int64GetDatum(step->task_id),
+		CStringGetTextDatum(step_template->task_name), CStringGetTextDatum(step_template->step_name),
+		CStringGetTextDatum(step_template->handler), step_template->handler_config,
+		step->inputs, step->dependency_results
+	};
+
+	return heap_form_tuple(row_type, values, nulls);
 }

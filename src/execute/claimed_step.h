@@ -7,6 +7,8 @@
 
 #include "tasker.h"
 
+#include "access/htup.h"
+#include "access/tupdesc.h"
 #include "define/step_template.h"
 
 typedef struct ClaimedStep
@@ -27,5 +29,8 @@ typedef struct ClaimedStep
  * step templates are good until the next call.  Needs an open query scope.
  */
 extern ClaimedStep *ReadClaimedSteps(const int64 *step_ids, int n);
+
+/* The step as a row of tasker.claimed_step, in the current memory context. */
+extern HeapTuple FormClaimedStep(TupleDesc row_type, const ClaimedStep *step);
 
 #endif							/* TASKER_CLAIMED_STEP_H */

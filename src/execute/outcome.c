@@ -12,6 +12,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
+#include "define/policy.h"
 #include "execute/outcome.h"
 #include "mb/pg_wchar.h"
 #include "pg/clock.h"
@@ -26,13 +27,16 @@
 /* Of a long error message the log keeps this much; the step's results keep it all. */
 #define LOGGED_ERROR_BYTES 1000
 
+/* The longest wait that a function can ask for: ten years. */
+#define MAX_WAIT_SECONDS 315360000.0
+
 /* ---------- failing ---------- */
 
 static KeptQuery READ_RETRY_POLICIES = {
 	.sql =
 	"SELECT s.attempts, s.retry_limit, s.retryable,"
 	"       coalesce(ts.backoff_base_seconds, -1), coalesce(ts.backoff_cap_seconds, -1),"
-	"       coalesce(ts.backoff_jitter, -1)"
+	"       coalesce(ts.backoff_jitter, -1), t.task_id, t.named_task_id"
 	"  FROM (SELECT * FROM unnest($1) WITH ORDINALITY o(step_id, place) LIMIT cardinality($1)) u"
 	"  LEFT JOIN LATERAL (SELECT * FROM tasker.workflow_steps s WHERE s.workflow_step_id = u.step_id LIMIT 1) s ON true"
 	"  LEFT JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = s.task_id LIMIT 1) t ON true"
@@ -45,40 +49,106 @@ static KeptQuery READ_RETRY_POLICIES = {
 /* What one failure comes to. */
 typedef struct Verdict
 {
+	int64		task_id;
 	int			attempt;
+	int			retry_limit;
 	bool		retry;
+	const TaskPolicy *policy;
+	BackoffPolicy backoff;
+	const char *backoff_type;
 	double		wait_seconds;	/* until the next attempt */
 } Verdict;
+
+/* What a strategy function is told of a failure. */
+static Datum
+DescribeFailure(const StepFailure *failure, const Verdict *verdict)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfo(&json, "{\"task_id\": " INT64_FORMAT ", \"workflow_step_id\": " INT64_FORMAT
+					 ", \"attempt\": %d, \"retry_limit\": %d, \"base_seconds\": %g, \"cap_seconds\": %g, \"error_message\": ",
+					 verdict->task_id, failure->step_id, verdict->attempt, verdict->retry_limit,
+					 verdict->backoff.base_seconds, verdict->backoff.cap_seconds);
+	escape_json(&json, failure->error);
+	appendStringInfoString(&json, ", \"error_class\": ");
+	if (failure->error_class != NULL)
+		escape_json(&json, failure->error_class);
+	else
+		appendStringInfoString(&json, "null");
+	appendStringInfoChar(&json, '}');
+	return JsonbOfText(json.data);
+}
+
+/*
+ * Asks the template's function how long to wait; false where it has no answer.
+ * Its answer is not capped: it was told the cap.
+ */
+static bool
+AskBackoffStrategy(const StepFailure *failure, Verdict *verdict)
+{
+	const char *strategy = verdict->policy->strategies[STRATEGY_BACKOFF];
+	Datum		wait;
+	bool		none;
+
+	if (IsBuiltinStrategy(STRATEGY_BACKOFF, strategy) ||
+		!TryStrategy(STRATEGY_BACKOFF, strategy, verdict->policy->owner, DescribeFailure(failure, verdict),
+					 "The step waits as \"exponential\" has it.", &wait, &none) || none)
+		return false;
+	verdict->wait_seconds = Min(Max(IntervalSeconds(DatumGetIntervalP(wait)), 0), MAX_WAIT_SECONDS);
+	return true;
+}
+
+/* How long to wait, and what decided it. */
+static void
+DecideWait(const StepFailure *failure, Verdict *verdict)
+{
+	const char *strategy = verdict->policy->strategies[STRATEGY_BACKOFF];
+
+	if (failure->retry_after != RETRY_BY_BACKOFF)
+	{
+		verdict->wait_seconds = failure->retry_after;
+		verdict->backoff_type = "server_requested";
+	}
+	else if (verdict->retry && AskBackoffStrategy(failure, verdict))
+		verdict->backoff_type = strategy;
+	else
+	{
+		verdict->backoff.growth = BackoffGrowthOf(strategy);
+		verdict->backoff_type = IsBuiltinStrategy(STRATEGY_BACKOFF, strategy) ? strategy : "exponential";
+		verdict->wait_seconds = BackoffSeconds(&verdict->backoff, Max(verdict->attempt, 1),
+											   pg_prng_double(&pg_global_prng_state));
+	}
+}
 
 static Verdict
 JudgeFailure(const StepFailure *failure, uint64 row)
 {
 	bool		unknown;
 	Verdict		verdict = {.attempt = DatumGetInt32(RowDatum(row, 1, &unknown))};
-	BackoffPolicy policy;
+	BackoffPolicy *backoff = &verdict.backoff;
 
 	/* Of a step that does not exist nothing will move. */
+	verdict.policy = PolicyOf(0);
 	if (unknown)
 		return verdict;
+	verdict.retry_limit = RowInt32(row, 2);
+	verdict.task_id = RowInt64(row, 7);
+	verdict.policy = PolicyOf(RowInt32(row, 8));
 	verdict.retry = IsRetryEligible(RowBool(row, 3), !failure->retryable, verdict.attempt,
 									RowInt32(row, 2));
-	policy = (BackoffPolicy)
+	*backoff = (BackoffPolicy)
 	{
 		.base_seconds = DatumGetFloat8(RowDatum(row, 4, NULL)),
 			.cap_seconds = DatumGetFloat8(RowDatum(row, 5, NULL)),
 			.jitter = DatumGetFloat8(RowDatum(row, 6, NULL)),
 	};
-	if (policy.base_seconds < 0)
-		policy.base_seconds = tasker_backoff_base / 1000.0;
-	if (policy.cap_seconds < 0)
-		policy.cap_seconds = tasker_backoff_cap / 1000.0;
-	if (policy.jitter < 0)
-		policy.jitter = tasker_backoff_jitter;
-	if (failure->retry_after != RETRY_BY_BACKOFF)
-		verdict.wait_seconds = failure->retry_after;
-	else
-		verdict.wait_seconds = BackoffSeconds(&policy, Max(verdict.attempt, 1),
-											  pg_prng_double(&pg_global_prng_state));
+	if (backoff->base_seconds < 0)
+		backoff->base_seconds = tasker_backoff_base / 1000.0;
+	if (backoff->cap_seconds < 0)
+		backoff->cap_seconds = tasker_backoff_cap / 1000.0;
+	if (backoff->jitter < 0)
+		backoff->jitter = tasker_backoff_jitter;
 	return verdict;
 }
 
@@ -100,9 +170,10 @@ FailureMetadata(const StepFailure *failure, const Verdict *verdict)
 		escape_json(&json, failure->error_class);
 	}
 	if (verdict->retry)
-		appendStringInfo(&json, ", \"backoff_seconds\": %.3f, \"backoff_type\": \"%s\"",
-						 verdict->wait_seconds,
-						 failure->retry_after == RETRY_BY_BACKOFF ? "exponential" : "server_requested");
+	{
+		appendStringInfo(&json, ", \"backoff_seconds\": %.3f, \"backoff_type\": ", verdict->wait_seconds);
+		escape_json(&json, verdict->backoff_type);
+	}
 	appendStringInfoChar(&json, '}');
 	return JsonbOfText(json.data);
 }
@@ -136,6 +207,7 @@ FailSteps(const StepFailure *failures, int n, bool by_executor, int64 of_executo
 	bool	   *no_retry = palloc(sizeof(bool) * Max(n, 1));
 	bool	   *permanent = palloc(sizeof(bool) * Max(n, 1));
 	int32	   *backoff = palloc(sizeof(int32) * Max(n, 1));
+	Verdict    *verdicts = palloc(sizeof(Verdict) * Max(n, 1));
 	TimestampTz now = TaskerNow();
 	Datum		arg;
 	StepMoves	moves = {
@@ -151,17 +223,22 @@ FailSteps(const StepFailure *failures, int n, bool by_executor, int64 of_executo
 	for (int i = 0; i < n; i++)
 		step_ids[i] = failures[i].step_id;
 	arg = Int64Array(step_ids, n);
+	RefreshPolicies();
 	(void) RunQuery(&READ_RETRY_POLICIES, &arg, NULL);
+	/* Functions that are asked run statements of their own: read all rows first. */
+	for (int i = 0; i < n; i++)
+		verdicts[i] = JudgeFailure(&failures[i], i);
 	for (int i = 0; i < n; i++)
 	{
 		const StepFailure *failure = &failures[i];
-		Verdict		verdict = JudgeFailure(failure, i);
+		Verdict    *verdict = &verdicts[i];
 
+		DecideWait(failure, verdict);
 		claims[i] = failure->claim;
-		metadata[i] = FailureMetadata(failure, &verdict);
+		metadata[i] = FailureMetadata(failure, verdict);
 		results[i] = FailureResults(failure);
-		no_retry[i] = !verdict.retry;
-		retry_at[i] = now + (int64) rint(verdict.wait_seconds * USECS_PER_SEC);
+		no_retry[i] = !verdict->retry;
+		retry_at[i] = now + (int64) rint(verdict->wait_seconds * USECS_PER_SEC);
 		permanent[i] = !failure->retryable;
 		backoff[i] = failure->retry_after;
 	}

@@ -141,8 +141,17 @@ static KeptQuery PAUSE_NAMED_TASKS = {
 
 /* Whoever remembers what waits must look again. */
 static KeptQuery FORGET_MEMORY = {
-	.sql = "UPDATE tasker.orchestrator_checkpoint SET generation = generation + 1",
-	.nargs = 0
+	.sql = "UPDATE tasker.orchestrator_checkpoint SET generation = generation + 1, reconcile = reconcile OR $1",
+	.nargs = 1,.types = {BOOLOID}
+};
+
+/* Whose turn it is in tasks that run one step at a time, only a batch can tell. */
+static KeptQuery HAS_TURNS = {
+	.sql =
+	"SELECT EXISTS (SELECT 1 FROM tasker.named_tasks nt"
+	"  JOIN tasker.task_namespaces ns ON ns.task_namespace_id = nt.task_namespace_id"
+	" WHERE NOT nt.concurrent AND ns.name = $1 AND ($2 IS NULL OR nt.name = $2) AND ($3 IS NULL OR nt.version = $3))",
+	.nargs = 3,.types = {TEXTOID, TEXTOID, TEXTOID}
 };
 
 static KeptQuery DEQUEUE_PAUSED = {
@@ -168,6 +177,7 @@ static KeptQuery ENQUEUE_RESUMED = {
 	"   JOIN tasker.workflow_steps s ON s.task_id = t.task_id AND s.state = 'pending'"
 	"  WHERE ns.name = $1 AND ($2 IS NULL OR nt.name = $2) AND ($3 IS NULL OR nt.version = $3)"
 	"    AND ns.paused_at IS NULL AND nt.paused_at IS NULL"
+	"    AND nt.concurrent AND nt.coordinator_strategy = 'orchestrator'"
 	"    AND NOT EXISTS (SELECT 1 FROM tasker.named_step_edges e"
 	"                      JOIN tasker.workflow_steps p ON p.named_step_id = e.from_named_step_id"
 	"                     WHERE e.named_task_id = t.named_task_id AND e.to_named_step_id = s.named_step_id"
@@ -286,6 +296,7 @@ SetPause(FunctionCallInfo fcinfo, bool pause)
 	char	   *namespace_name = TextArgumentOrNull(fcinfo, 0);
 	char	   *task_name = TextArgumentOrNull(fcinfo, 1);
 	QueryScope	scope;
+	Datum		look_at_all = BoolGetDatum(false);
 	Datum		args[5] = {TimestampTzGetDatum(TaskerNow()), BoolGetDatum(pause)};
 	char		nulls[6] = {' ', ' ', 'n', PG_ARGISNULL(1) ? 'n' : ' ', PG_ARGISNULL(2) ? 'n' : ' ', '\0'};
 
@@ -325,8 +336,10 @@ SetPause(FunctionCallInfo fcinfo, bool pause)
 		{
 			(void) RunQuery(&ENQUEUE_RESUMED, &args[2], &nulls[2]);
 			ResetLowWaterMarksAtCommit();
+			(void) RunQuery(&HAS_TURNS, &args[2], &nulls[2]);
+			look_at_all = BoolGetDatum(RowBool(0, 1));
 		}
-		(void) RunPlainQuery(&FORGET_MEMORY);
+		(void) RunQuery(&FORGET_MEMORY, &look_at_all, NULL);
 		InvalidateDefinitions();
 	}
 	CloseQueryScope(&scope);

@@ -46,6 +46,16 @@ IsQueued(Lookup *by_key, const ReadyStep *step)
 	return NextRow(by_key) != NULL;
 }
 
+bool
+IsWaiting(const ReadyStep *step)
+{
+	Lookup	   *by_key = BeginLookup(OpenTable(&QUEUE), 3, queue_key);
+	bool		found = IsQueued(by_key, step);
+
+	EndLookup(by_key);
+	return found;
+}
+
 static int
 CompareByKey(const void *a, const void *b)
 {
@@ -233,6 +243,31 @@ TakeSteps(const int32 *handler_ids, int n_handlers, int max, int *taken)
 		CloseCursor(&cursors[h]);
 	EndAccess();
 	return steps;
+}
+
+bool
+TakeStep(const ReadyStep *step)
+{
+	Datum		key[] = {Int32GetDatum(step->handler_id), Int16GetDatum(step->rank), Int64GetDatum(step->step_id)};
+	Table	   *queue;
+	Lookup	   *by_key;
+	TupleTableSlot *row;
+	bool		taken;
+
+	BeginAccess();
+	queue = OpenTable(&QUEUE);
+	by_key = BeginLookup(queue, 3, queue_key);
+	LookFor(by_key, 3, key);
+	row = NextRow(by_key);
+	taken = row != NULL && RemoveRowNoWait(queue, row);
+	if (taken)
+	{
+		has_taken = true;
+		NoteStepsTaken(step->handler_id, 1);
+	}
+	EndLookup(by_key);
+	EndAccess();
+	return taken;
 }
 
 bool

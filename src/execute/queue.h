@@ -32,6 +32,12 @@ extern void EnqueueSteps(const ReadyStep *steps, int n);
  */
 extern ReadyStep *TakeSteps(const int32 *handler_ids, int n_handlers, int max, int *taken);
 
+/* Whether a step waits in the queue. Access must have begun. */
+extern bool IsWaiting(const ReadyStep *step);
+
+/* Takes one step out of the queue; false where it is not there, or somebody else is taking it. */
+extern bool TakeStep(const ReadyStep *step);
+
 /* Whether any row of a handler is there, those being taken included. */
 extern bool HasWaitingSteps(int32 handler_id);
 

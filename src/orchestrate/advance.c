@@ -6,12 +6,18 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "define/policy.h"
 #include "execute/pause.h"
 #include "orchestrate/advance.h"
 #include "orchestrate/discover.h"
 #include "orchestrate/finalize.h"
+#include "pg/clock.h"
 #include "pg/query.h"
 #include "run/transition.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
 
 static KeptQuery LOCK_AVAILABLE_STEPS = {
 	.sql =
@@ -65,6 +71,75 @@ Available(Batch *batch, IdList *list, KeptQuery *lock, WorkKind kind, int *n)
 	return available;
 }
 
+/* How soon a re-enqueue comes back whose task was locked, and the soonest that a strategy can ask for. */
+#define LOCKED_REENQUEUE_US 50000
+#define SHORTEST_REENQUEUE_US USECS_PER_SEC
+
+/* Those that are due go back to pending: the next batch starts them and looks at them as a whole. */
+static void
+MoveReenqueues(Batch *batch)
+{
+	for (int i = 0; i < batch->n_reenqueues; i++)
+	{
+		const Reenqueue *due = &batch->reenqueues[i];
+		Datum		arg = Int64Array(&due->task_id, 1);
+
+		if (batch->o->avoid_locked_rows && RunQuery(&LOCK_AVAILABLE_TASKS, &arg, NULL) == 0)
+			(void) ScheduleReenqueue(due->task_id, batch->now + LOCKED_REENQUEUE_US, due->reason);
+		else
+			batch->transitions += MoveTasks(STATE_IN_PROGRESS, STATE_PENDING, 1, &due->task_id,
+											ReenqueueMetadata(due->reason));
+	}
+}
+
+static KeptQuery DECIDE_REENQUEUE = {
+	.sql =
+	"SELECT d.reason, d.delay,"
+	"       jsonb_build_object('task_id', $1, 'execution_status', d.execution_status, 'reason', d.reason,"
+	"                          'delay_seconds', extract(epoch FROM d.delay))"
+	"  FROM tasker.finalization_decision($1) d WHERE d.action = 'reenqueue'",
+	.nargs = 1,.types = {INT8OID}
+};
+
+/* Asks the template when to look at an open task again. */
+static void
+ReenqueueByStrategy(Batch *batch, int64 task_id, const TaskPolicy *policy)
+{
+	const char *strategy = policy->strategies[STRATEGY_REENQUEUER];
+	Datum		arg = Int64GetDatum(task_id);
+	char	   *reason;
+	Datum		delay;
+	bool		none = false;
+	double		seconds;
+
+	if (RunQuery(&DECIDE_REENQUEUE, &arg, NULL) == 0)
+		return;
+	reason = RowText(0, 1);
+	delay = PointerGetDatum(DatumGetIntervalP(datumCopy(RowDatum(0, 2, NULL), false, sizeof(Interval))));
+	if (!IsBuiltinStrategy(STRATEGY_REENQUEUER, strategy))
+		(void) TryStrategy(STRATEGY_REENQUEUER, strategy, policy->owner,
+						   JsonbPGetDatum(DatumGetJsonbPCopy(RowDatum(0, 3, NULL))),
+						   "The task is looked at again as \"delayed\" has it.", &delay, &none);
+	if (none)
+		return;
+	seconds = Min(Max(IntervalSeconds(DatumGetIntervalP(delay)), 0), MAX_REENQUEUE_SECONDS);
+	(void) ScheduleReenqueue(task_id, batch->now + Max((int64) (seconds * USECS_PER_SEC), SHORTEST_REENQUEUE_US), reason);
+}
+
+/* Open tasks whose template wants them looked at by time. */
+static void
+ReenqueueOpenTasks(Batch *batch, const Finality *finalities, int n)
+{
+	for (int i = 0; i < n && AnyPolicy(); i++)
+	{
+		const TaskPolicy *policy = PolicyOf(finalities[i].named_task_id);
+
+		if (finalities[i].outcome == STATE_IN_PROGRESS &&
+			strcmp(policy->strategies[STRATEGY_REENQUEUER], DefaultStrategy(STRATEGY_REENQUEUER)) != 0)
+			ReenqueueByStrategy(batch, finalities[i].task_id, policy);
+	}
+}
+
 /* Tasks first: whoever locks a task and its steps does it in this order. */
 void
 MovePlannedTasks(Batch *batch)
@@ -76,6 +151,7 @@ MovePlannedTasks(Batch *batch)
 	IdList		finals = {0};
 	int			found;
 
+	MoveReenqueues(batch);
 	batch->transitions += MoveTasks(STATE_PENDING, STATE_IN_PROGRESS, n, task_ids, 0);
 	task_ids = TakeWork(batch, WORK_FINALS, &n);
 	for (int i = 0; i < n; i++)
@@ -83,6 +159,7 @@ MovePlannedTasks(Batch *batch)
 	task_ids = Available(batch, &finals, &LOCK_AVAILABLE_TASKS, WORK_FINALS, &n);
 	finalities = JudgeTasks(task_ids, n, &found);
 	batch->transitions += FinalizeTasks(finalities, found);
+	ReenqueueOpenTasks(batch, finalities, found);
 	for (int i = 0; i < found; i++)
 	{
 		if (finalities[i].open_step != 0)
@@ -182,7 +259,7 @@ static KeptQuery LOCK_DUE_STEPS = {
 
 static KeptQuery READ_PROMOTED = {
 	.sql =
-	"SELECT s.workflow_step_id, s.handler_id, s.rank::integer, t.named_task_id"
+	"SELECT s.workflow_step_id, s.handler_id, s.rank::integer, t.named_task_id, t.task_id"
 	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
 	"  CROSS JOIN LATERAL (SELECT * FROM tasker.workflow_steps s WHERE s.workflow_step_id = u LIMIT 1) s"
 	"  CROSS JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = s.task_id LIMIT 1) t"
@@ -195,6 +272,24 @@ static KeptQuery READ_PROMOTED = {
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 
+/* Moves those of the steps that are due, which are left in step_ids; returns their number. */
+static int
+PromoteDueSteps(int64 *step_ids, int n, TimestampTz now, const char *metadata)
+{
+	StepMoves	moves = {.from = STATE_ERROR,.to = STATE_PENDING,.step_ids = step_ids};
+	Datum		due[2] = {Int64Array(step_ids, n), TimestampTzGetDatum(now)};
+	int			moved;
+
+	if (n == 0)
+		return 0;
+	moves.n = (int) RunQuery(&LOCK_DUE_STEPS, due, NULL);
+	for (int i = 0; i < moves.n; i++)
+		step_ids[i] = RowInt64(i, 1);
+	moves.metadata_of_all = JsonbOfText(metadata);
+	(void) MoveSteps(&moves, &moved);
+	return moved;
+}
+
 /*
  * Retries whose time has come.  A step that was failed by hand may never have
  * run, and its parents be open: then it waits for them like any other.
@@ -203,29 +298,23 @@ static void
 PromoteRetries(Batch *batch)
 {
 	int			n;
-	int			moved;
 	int64	   *step_ids = Available(batch, &batch->promote, &LOCK_AVAILABLE_STEPS, WORK_FAILED, &n);
-	StepMoves	moves = {.from = STATE_ERROR,.to = STATE_PENDING,.step_ids = step_ids};
-	Datum		due[2] = {Int64Array(step_ids, n), TimestampTzGetDatum(batch->now)};
 	Datum		arg;
 	uint64		rows;
 
+	n = PromoteDueSteps(step_ids, n, batch->now, "{\"triggered_by\": \"backoff over\"}");
 	if (n == 0)
 		return;
-	n = (int) RunQuery(&LOCK_DUE_STEPS, due, NULL);
-	if (n == 0)
-		return;
-	for (int i = 0; i < n; i++)
-		step_ids[i] = RowInt64(i, 1);
-	moves.n = n;
-	moves.metadata_of_all = JsonbOfText("{\"triggered_by\": \"backoff over\"}");
-	(void) MoveSteps(&moves, &moved);
-	batch->transitions += moved;
-	arg = Int64Array(moves.step_ids, n);
+	batch->transitions += n;
+	arg = Int64Array(step_ids, n);
 	rows = RunQuery(&READ_PROMOTED, &arg, NULL);
 	for (uint64 row = 0; row < rows; row++)
 	{
-		if (!NamedTaskIsPaused(RowInt32(row, 4)))
+		const TaskPolicy *policy = PolicyOf(RowInt32(row, 4));
+
+		if (!policy->concurrent)
+			AddWork(batch->o, WORK_TURNS, RowInt64(row, 5));
+		else if (policy->dispatched && !NamedTaskIsPaused(RowInt32(row, 4)))
 			AddReady(batch, (ReadyStep)
 					 {
 						 .step_id = RowInt64(row, 1),.handler_id = RowInt32(row, 2),.rank = (int16) RowInt32(row, 3)
@@ -254,4 +343,59 @@ MovePlannedSteps(Batch *batch)
 		DequeueSteps(ids, n);
 	}
 	SetTimers(batch->timers, batch->n_timers);
+}
+
+/* ---------- the retry coordinator by hand ---------- */
+
+static KeptQuery READ_DUE_RETRIES_OF_TASK = {
+	.sql =
+	"SELECT s.workflow_step_id FROM tasker.workflow_steps s JOIN tasker.tasks t ON t.task_id = s.task_id"
+	" WHERE s.task_id = $1 AND t.state IN ('pending', 'in_progress') AND s.state = 'error' AND s.next_retry_at <= $2"
+	" ORDER BY s.workflow_step_id LIMIT $3",
+	.nargs = 3,.types = {INT8OID, TIMESTAMPTZOID, INT4OID}
+};
+
+static KeptQuery READ_DUE_RETRIES = {
+	.sql =
+	"SELECT s.workflow_step_id"
+	"  FROM (SELECT DISTINCT i.workflow_step_id FROM tasker.timers i WHERE i.due_at <= $2 LIMIT 1000000) i"
+	"  CROSS JOIN LATERAL (SELECT * FROM tasker.workflow_steps s WHERE s.workflow_step_id = i.workflow_step_id LIMIT 1) s"
+	"  CROSS JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = s.task_id LIMIT 1) t"
+	" WHERE $1 IS NULL AND t.state IN ('pending', 'in_progress') AND s.state = 'error' AND s.next_retry_at <= $2"
+	" ORDER BY s.workflow_step_id LIMIT $3",
+	.nargs = 3,.types = {INT8OID, TIMESTAMPTZOID, INT4OID}
+};
+
+/* Moves steps in error whose time has come to pending; returns how many. */
+static int
+RetryDueSteps(Datum task_id, char no_task, int32 max)
+{
+	TimestampTz now = TaskerNow();
+	Datum		args[3] = {task_id, TimestampTzGetDatum(now), Int32GetDatum(max)};
+	char		nulls[4] = {no_task, ' ', ' ', '\0'};
+	int			n = (int) RunQuery(no_task == 'n' ? &READ_DUE_RETRIES : &READ_DUE_RETRIES_OF_TASK, args, nulls);
+	int64	   *step_ids = palloc(sizeof(int64) * Max(n, 1));
+
+	for (int i = 0; i < n; i++)
+		step_ids[i] = RowInt64(i, 1);
+	return PromoteDueSteps(step_ids, n, now, "{\"triggered_by\": \"retry coordinator\"}");
+}
+
+PG_FUNCTION_INFO_V1(tasker_retry_due_steps);
+
+Datum
+tasker_retry_due_steps(PG_FUNCTION_ARGS)
+{
+	int32		max = PG_ARGISNULL(1) ? INT_MAX : PG_GETARG_INT32(1);
+	QueryScope	scope;
+	int			promoted;
+
+	if (max < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the number of steps to retry must be positive, but is %d", max)));
+	OpenQueryScope(&scope);
+	promoted = RetryDueSteps(PG_ARGISNULL(0) ? 0 : PG_GETARG_DATUM(0), PG_ARGISNULL(0) ? 'n' : ' ', max);
+	CloseQueryScope(&scope);
+	PG_RETURN_INT32(promoted);
 }

@@ -183,6 +183,16 @@ BEGIN
 	FROM tasker.workflow_steps s
 	WHERE s.attempts > greatest(s.retry_limit, 1);
 
+	-- Where one step of a task runs at a time, no second one does.
+	RETURN QUERY
+	SELECT 'more_than_one_step_in_progress', 'task', t.task_id, format('%s steps are in progress', count(*))
+	FROM tasker.named_tasks template
+	JOIN tasker.tasks t ON t.named_task_id = template.named_task_id
+	JOIN tasker.workflow_steps s ON s.task_id = t.task_id AND s.state = 'in_progress'
+	WHERE NOT template.concurrent
+	GROUP BY t.task_id
+	HAVING count(*) > 1;
+
 	-- A complete task has complete or resolved steps only.
 	RETURN QUERY
 	SELECT 'task_complete_too_early', 'task', t.task_id, format('its step %s is %s', s.workflow_step_id, s.state)
@@ -223,7 +233,7 @@ BEGIN
 		WHERE l.xact_id >= pg_snapshot_xmax(checkpoint.position)
 			OR l.xact_id = ANY (ARRAY(SELECT pg_snapshot_xip(checkpoint.position)))
 	), task AS MATERIALIZED (
-		SELECT t.task_id, t.state, t.named_task_id
+		SELECT t.task_id, t.state, t.named_task_id, template.concurrent, template.coordinator_strategy
 		FROM tasker.tasks t
 		JOIN tasker.named_tasks template ON template.named_task_id = t.named_task_id
 		JOIN tasker.task_namespaces namespace ON namespace.task_namespace_id = t.task_namespace_id
@@ -245,6 +255,7 @@ BEGIN
 		SELECT s.task_id, s.workflow_step_id, s.state AS current_state, s.next_retry_at, s.sort_key, s.handler_id, s.rank, s.executor_id,
 			s.state = 'pending' AND waiting.workflow_step_id IS NULL
 				AND NOT EXISTS (SELECT FROM tasker.orchestrator_checkpoint c WHERE c.paused_at IS NOT NULL) AS ready,
+			task.concurrent, task.coordinator_strategy,
 			s.state = 'error' AND waiting.workflow_step_id IS NULL AND NOT s.failed_permanently
 				AND (s.attempts = 0 OR (s.retryable AND s.attempts < s.retry_limit)) AS retrying
 		FROM task
@@ -258,11 +269,18 @@ BEGIN
 		LEFT JOIN step ON step.task_id = task.task_id
 		GROUP BY task.task_id, task.state
 	)
-	-- A ready step is in the work queue.
+	-- A ready step is in the work queue; where one step of a task runs at a
+	-- time, one of them is, unless one is in progress. Steps of a coordinator
+	-- never are.
 	SELECT 'ready_step_is_not_queued', 'step', step.workflow_step_id, format('task %s, handler %s, rank %s', step.task_id, step.handler_id, step.rank)
 	FROM step
-	WHERE step.ready
+	WHERE step.ready AND step.coordinator_strategy = 'orchestrator'
 		AND NOT EXISTS (SELECT FROM tasker.work_queue q WHERE q.workflow_step_id = step.workflow_step_id)
+		AND (step.concurrent OR NOT EXISTS (
+			SELECT FROM tasker.workflow_steps o
+			WHERE o.task_id = step.task_id AND (o.state = 'in_progress'
+				OR EXISTS (SELECT FROM tasker.work_queue q
+					WHERE q.handler_id = o.handler_id AND q.rank = o.rank AND q.workflow_step_id = o.workflow_step_id))))
 	UNION ALL
 	-- A step that will be tried again has the timer of its latest transition.
 	SELECT 'retry_has_no_timer', 'step', step.workflow_step_id,

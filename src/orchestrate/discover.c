@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "define/policy.h"
 #include "define/step_template.h"
 #include "execute/pause.h"
 #include "orchestrate/discover.h"
@@ -71,6 +72,9 @@ TemplateOf(const Reader *r, const StepRow *step)
 	return GetStepTemplate(r->task.named_task_id, step->named_step_id);
 }
 
+/* sort_key of the transition that creates a task. */
+#define FIRST_SORT_KEY 10
+
 static KeptQuery READ_FAILED = {
 	.sql =
 	"SELECT s.workflow_step_id, s.task_id, s.sort_key, s.next_retry_at, s.skippable, s.handler_id,"
@@ -84,7 +88,7 @@ static KeptQuery READ_FAILED = {
 
 static KeptQuery READ_CANCELLED = {
 	.sql =
-	"SELECT s.task_id, c.workflow_step_id"
+	"SELECT s.task_id, c.workflow_step_id, t.named_task_id"
 	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
 	"  CROSS JOIN LATERAL (SELECT * FROM tasker.workflow_steps s WHERE s.workflow_step_id = u LIMIT 1) s"
 	"  CROSS JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = s.task_id LIMIT 1) t"
@@ -96,6 +100,14 @@ static KeptQuery READ_CANCELLED = {
 	" WHERE s.state = 'cancelled' AND t.state <> 'cancelled'",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
+
+/* A step of a task has stopped: where one runs at a time, the next may have its turn. */
+static void
+PassTurn(Orchestrator *o, int32 named_task_id, int64 task_id)
+{
+	if (!PolicyOf(named_task_id)->concurrent)
+		AddWork(o, WORK_TURNS, task_id);
+}
 
 void
 AddReady(Batch *batch, ReadyStep step)
@@ -123,7 +135,10 @@ FollowClosedStep(Orchestrator *o, Reader *r, const StepRow *step)
 		(void) WaitsForAnother(o->watched_tasks, step->task_id, step->step_id);
 		AddWork(o, WORK_FINALS, step->task_id);
 	}
-	if (step->is_leaf || !ReadTaskOf(r, step))
+	if ((step->is_leaf && !AnyPolicy()) || !ReadTaskOf(r, step))
+		return;
+	PassTurn(o, r->task.named_task_id, step->task_id);
+	if (step->is_leaf)
 		return;
 	step_template = TemplateOf(r, step);
 	for (int c = 0; c < step_template->n_children; c++)
@@ -152,6 +167,27 @@ FollowClosed(Batch *batch)
 			FollowClosedStep(batch->o, &r, &step);
 	}
 	CloseReader(&r);
+}
+
+/*
+ * One step of a task that became pending.  Of a new task only the roots can
+ * be ready; one that comes back is looked at as a whole.  True for a step from
+ * which something may follow.
+ */
+static bool
+FollowStepOfStarted(Orchestrator *o, const TaskRow *task, const StepRow *step)
+{
+	bool		is_new = task->sort_key <= FIRST_SORT_KEY;
+
+	if (step->state == STATE_PENDING && (step->is_root || !is_new))
+		AddWork(o, WORK_CANDIDATES, step->step_id);
+	else if (step->state == STATE_ERROR && !is_new)
+		AddWork(o, WORK_FAILED, step->step_id);
+	else if (step->state == STATE_CANCELLED && !is_new)
+		AddWork(o, WORK_CANCELLED, step->step_id);
+	else
+		return false;
+	return is_new;
 }
 
 /* A task that became pending: it starts, and its roots may be ready. */
@@ -183,11 +219,9 @@ FollowStarted(Batch *batch)
 		{
 			StepRow		step = ReadStepRow(r.steps, row);
 
-			if (!step.is_root || step.state != STATE_PENDING)
-				continue;
-			has_root = true;
-			AddWork(o, WORK_CANDIDATES, step.step_id);
+			has_root |= FollowStepOfStarted(o, &task, &step);
 		}
+		PassTurn(o, task.named_task_id, task.task_id);
 		if (!has_root)
 			AddWork(o, WORK_FINALS, task.task_id);
 	}
@@ -216,6 +250,7 @@ FollowFailed(Batch *batch)
 		bool		no_retry;
 		Datum		retry_at = RowDatum(row, 4, &no_retry);
 
+		PassTurn(o, RowInt32(row, 8), task_id);
 		if (!no_retry && DatumGetTimestampTz(retry_at) <= batch->now)
 			AddId(CurrentMemoryContext, &batch->promote, step_id);
 		else if (!no_retry)
@@ -256,6 +291,7 @@ FollowCancelled(Batch *batch)
 
 		(void) hash_search(o->watched_tasks, &task_id, HASH_REMOVE, NULL);
 		AddWork(o, WORK_FINALS, task_id);
+		PassTurn(o, RowInt32(row, 3), task_id);
 		if (!no_child)
 			AddId(CurrentMemoryContext, &batch->cascade, DatumGetInt64(child));
 	}
@@ -278,12 +314,22 @@ FindOpenParent(Reader *r, const StepRow *step, StepRow *parent)
 	return false;
 }
 
+static ReadyStep
+ReadyStepOf(const StepRow *step)
+{
+	return (ReadyStep)
+	{
+		.step_id = step->step_id,.handler_id = step->handler_id,.rank = step->rank
+	};
+}
+
 /* One step that may be ready, and its task. */
 static void
 FollowCandidate(Batch *batch, Reader *r, const StepRow *step)
 {
 	Orchestrator *o = batch->o;
 	const TaskRow *task = &r->task;
+	const TaskPolicy *policy = PolicyOf(task->named_task_id);
 	StepRow		parent;
 
 	if (step->state == STATE_IN_PROGRESS)
@@ -316,11 +362,10 @@ FollowCandidate(Batch *batch, Reader *r, const StepRow *step)
 		/* A task in error comes back to life before its step is given out, paused or not. */
 		if (task->state == STATE_ERROR)
 			AddWork(o, WORK_FINALS, task->task_id);
-		if (!NamedTaskIsPaused(task->named_task_id))
-			AddReady(batch, (ReadyStep)
-					 {
-						 .step_id = step->step_id,.handler_id = step->handler_id,.rank = step->rank
-					 });
+		if (!policy->concurrent)
+			AddWork(o, WORK_TURNS, task->task_id);
+		else if (!NamedTaskIsPaused(task->named_task_id) && (policy->dispatched || batch->look_only))
+			AddReady(batch, ReadyStepOf(step));
 	}
 }
 
@@ -340,6 +385,82 @@ FollowCandidates(Batch *batch)
 	{
 		if (FindStepRow(r.steps, r.step_by_id, step_ids[i], &step) && ReadTaskOf(&r, &step))
 			FollowCandidate(batch, &r, &step);
+	}
+	CloseReader(&r);
+}
+
+/* ---------- one step at a time ---------- */
+
+/* Whether a step could run if it had the turn. */
+static bool
+CouldRun(const Batch *batch, Reader *r, const StepRow *step)
+{
+	StepRow		parent;
+
+	if (step->state != STATE_PENDING &&
+		!(batch->look_only && step->state == STATE_ERROR && step->has_retry && step->next_retry_at <= batch->now))
+		return false;
+	return step->is_root || !FindOpenParent(r, step, &parent);
+}
+
+/*
+ * The step that has the turn: false where one is in progress, or none could
+ * run.  Who waits in the queue has it already (*given).  All is read under one
+ * snapshot, and a claim takes its step out of the queue in the transaction
+ * that moves it: so a step is always seen in one of the two places, and at
+ * most one step of the task is ever there.
+ */
+static bool
+FindTurn(const Batch *batch, Reader *r, int64 task_id, ReadyStep *turn, bool *given)
+{
+	Datum		key = Int64GetDatum(task_id);
+	TupleTableSlot *row;
+	bool		found = false;
+
+	*given = false;
+	LookFor(r->steps_of_task, 1, &key);
+	while ((row = NextRow(r->steps_of_task)) != NULL)
+	{
+		StepRow		step = ReadStepRow(r->steps, row);
+		ReadyStep	ready = ReadyStepOf(&step);
+
+		if (step.state == STATE_IN_PROGRESS)
+			return false;
+		if (*given || !CouldRun(batch, r, &step))
+			continue;
+		*given = IsWaiting(&ready);
+		if (!found || *given || CompareReadySteps(&ready, turn) < 0)
+			*turn = ready;
+		found = true;
+	}
+	return found;
+}
+
+void
+FollowTurns(Batch *batch)
+{
+	int			n;
+	int64	   *task_ids = TakeWork(batch, WORK_TURNS, &n);
+	Reader		r;
+
+	if (n == 0)
+		return;
+	r = OpenReader();
+	for (int i = 0; i < n; i++)
+	{
+		const TaskPolicy *policy;
+		ReadyStep	turn;
+		bool		given;
+
+		if (!FindTaskRow(r.tasks, r.task_by_id, task_ids[i], &r.task) ||
+			(EndsTask(r.task.state) && r.task.state != STATE_ERROR) ||
+			NamedTaskIsPaused(r.task.named_task_id))
+			continue;
+		policy = PolicyOf(r.task.named_task_id);
+		if (policy->concurrent || !(policy->dispatched || batch->look_only))
+			continue;
+		if (FindTurn(batch, &r, task_ids[i], &turn, &given) && (!given || batch->look_only))
+			AddReady(batch, turn);
 	}
 	CloseReader(&r);
 }

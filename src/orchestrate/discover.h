@@ -25,6 +25,9 @@ extern void FollowCancelled(Batch *batch);
 /* Steps that may be ready: those whose parents are all finished are. */
 extern void FollowCandidates(Batch *batch);
 
+/* A task that runs one step at a time: the next one is ready, if it is its turn. */
+extern void FollowTurns(Batch *batch);
+
 /* Adds a step that can be given to an executor. */
 extern void AddReady(Batch *batch, ReadyStep step);
 

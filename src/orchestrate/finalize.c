@@ -90,7 +90,7 @@ IsMoving(const StepRow *step)
 static Finality
 JudgeTask(const Table *steps, Lookup *steps_of_task, const TaskRow *task)
 {
-	Finality	finality = {.task_id = task->task_id,.state = task->state,.outcome = STATE_COMPLETE};
+	Finality	finality = {.task_id = task->task_id,.named_task_id = task->named_task_id,.state = task->state,.outcome = STATE_COMPLETE};
 	Datum		key = Int64GetDatum(task->task_id);
 	TupleTableSlot *row;
 

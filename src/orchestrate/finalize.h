@@ -12,6 +12,7 @@
 typedef struct Finality
 {
 	int64		task_id;
+	int32		named_task_id;
 	TaskerState state;			/* of the task, before */
 	TaskerState outcome;		/* complete or error; in_progress: it goes on */
 	int64		open_step;		/* that keeps it going; 0: none */

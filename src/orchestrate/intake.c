@@ -12,6 +12,7 @@
 
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
+#include "define/policy.h"
 #include "orchestrate/intake.h"
 #include "orchestrate/roster.h"
 #include "pg/position.h"
@@ -234,6 +235,8 @@ AddWorkOfRows(Orchestrator *o, uint64 rows)
 			if (RowBool(row, 2))
 				AddWork(o, WORK_STARTED, task_id);
 			AddWork(o, WORK_FINALS, task_id);
+			if (AnyPolicy())
+				AddWork(o, WORK_TURNS, task_id);
 		}
 		if (state == STATE_PENDING)
 			AddWork(o, WORK_CANDIDATES, RowInt64(row, 3));
@@ -276,7 +279,7 @@ static KeptQuery READ_TIMED_STEPS = {
 };
 
 /*
- * The timers that are due.  Those taken stay as dead entries until the oldest
+ * The timers that are due, tasks to be looked at again among them.  Those taken stay as dead entries until the oldest
  * snapshot lets them go, so a look from the start may cost; it is done once a
  * second at most, and takes at most one part in RESCAN_SHARE of the time.
  */
@@ -286,9 +289,12 @@ LookAtTimers(Batch *batch, int *n)
 	Orchestrator *o = batch->o;
 	bool		from_start = o->timers_taken_until == DT_NOBEGIN;
 	TimestampTz begun = GetCurrentTimestamp();
-	Timer	   *timers = TakeDueTimers(o->timers_taken_until, batch->now, batch->batch_size, n);
-	TimestampTz ended = GetCurrentTimestamp();
+	Timer	   *timers;
+	TimestampTz ended;
 
+	batch->reenqueues = TakeDueReenqueues(o->timers_taken_until, batch->now, batch->batch_size, &batch->n_reenqueues);
+	timers = TakeDueTimers(o->timers_taken_until, batch->now, batch->batch_size, n);
+	ended = GetCurrentTimestamp();
 	if (from_start)
 		o->timers_rescan_at = ended + Max(USECS_PER_SEC, (ended - begun) * RESCAN_SHARE);
 	return timers;
@@ -305,7 +311,7 @@ TakeTimers(Batch *batch)
 	Datum		args[2];
 	uint64		rows;
 
-	if (n < batch->batch_size)
+	if (n < batch->batch_size && batch->n_reenqueues < batch->batch_size)
 		o->timers_taken_until = batch->now;
 	else
 		batch->report.more = true;

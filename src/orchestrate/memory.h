@@ -16,6 +16,7 @@
 #include "lib/stringinfo.h"
 #include "orchestrate/orchestrator.h"
 #include "rules/state.h"
+#include "run/reenqueue.h"
 #include "run/timer.h"
 #include "utils/hsearch.h"
 
@@ -34,6 +35,7 @@ typedef enum WorkKind
 	WORK_FAILED,				/* steps that came to error */
 	WORK_CANCELLED,				/* steps that were cancelled */
 	WORK_CANDIDATES,			/* steps that may be ready */
+	WORK_TURNS,					/* tasks that run one step at a time, and may have none that runs */
 	WORK_FINALS,				/* tasks that may be done or stuck */
 	WORK_KINDS
 } WorkKind;
@@ -113,11 +115,14 @@ typedef struct Batch
 	Orchestrator *o;
 	TimestampTz now;
 	int			batch_size;
+	bool		look_only;		/* to tell what could run: waiting and held steps, due retries included */
 	int64		transitions;
 	int			n_entries;
 	int			entries_room;
 	LogEntry   *entries;
 	IdList		start;			/* tasks: pending to in_progress */
+	int			n_reenqueues;
+	Reenqueue  *reenqueues;		/* tasks: in_progress to pending */
 	IdList		promote;		/* steps: error to pending */
 	IdList		skip;			/* steps: error to resolved */
 	IdList		cascade;		/* steps: pending to cancelled */

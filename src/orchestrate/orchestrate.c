@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "define/policy.h"
 #include "execute/pause.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -42,6 +43,7 @@ WakeTime(Batch *batch)
 	Orchestrator *o = batch->o;
 	TimestampTz wake_at = Min(batch->report.wake_at, NextTimer(o->timers_taken_until));
 
+	wake_at = Min(wake_at, NextReenqueue(o->timers_taken_until));
 	wake_at = Min(wake_at, o->executors_good_until);
 	if (o->postponed_until != 0)
 		wake_at = Min(wake_at, o->postponed_until);
@@ -62,6 +64,7 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 	o->last.n = 0;
 
 	RefreshPauses();
+	RefreshPolicies();
 	if (!in_session || !HasWork(o))
 	{
 		o->moved = false;
@@ -86,6 +89,7 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 	FollowFailed(&batch);
 	FollowCancelled(&batch);
 	FollowCandidates(&batch);
+	FollowTurns(&batch);
 
 	MovePlannedTasks(&batch);
 	MovePlannedSteps(&batch);
@@ -104,6 +108,37 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(scratch);
 	return batch.report;
+}
+
+/* ---------- one task, by a session ---------- */
+
+void
+AdvanceTask(int64 task_id)
+{
+	int64		transitions;
+
+	RefreshPauses();
+	RefreshPolicies();
+	do
+	{
+		MemoryContext caller = CurrentMemoryContext;
+		MemoryContext scratch = AllocSetContextCreate(caller, "tasker batch", ALLOCSET_DEFAULT_SIZES);
+		Batch		batch = {.now = TaskerNow(),.batch_size = INT_MAX / 8};
+
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(scratch);
+		batch.o = OpenOrchestrator(scratch);
+		LookAtTask(batch.o, task_id);
+		FollowStarted(&batch);
+		FollowFailed(&batch);
+		FollowCancelled(&batch);
+		FollowCandidates(&batch);
+		MovePlannedTasks(&batch);
+		MovePlannedSteps(&batch);
+		transitions = batch.transitions;
+		MemoryContextSwitchTo(caller);
+		MemoryContextDelete(scratch);
+	} while (transitions > 0);
 }
 
 /* ---------- in a session ---------- */
@@ -155,6 +190,39 @@ static KeptQuery READ_DUE_RETRIES = {
 	.nargs = 2,.types = {INT8OID, TIMESTAMPTZOID}
 };
 
+int64 *
+FindViableSteps(int64 task_id, int *n)
+{
+	Batch		batch = {.now = TaskerNow(),.batch_size = INT_MAX / 8,.look_only = true};
+	Datum		args[2] = {Int64GetDatum(task_id), TimestampTzGetDatum(batch.now)};
+	int64	   *step_ids;
+	uint64		rows;
+
+	batch.o = OpenOrchestrator(CurrentMemoryContext);
+	RefreshPauses();
+	RefreshPolicies();
+	LookAtTask(batch.o, task_id);
+	FollowCandidates(&batch);
+	FollowTurns(&batch);
+	rows = RunQuery(&READ_DUE_RETRIES, args, NULL);
+	for (uint64 row = 0; row < rows; row++)
+	{
+		/* Where one runs at a time, FollowTurns has looked at them, too. */
+		if (!NamedTaskIsPaused(RowInt32(row, 2)) && PolicyOf(RowInt32(row, 2))->concurrent)
+			AddReady(&batch, (ReadyStep)
+					 {
+						 .step_id = RowInt64(row, 1)
+					 });
+	}
+	CloseOrchestrator(batch.o);
+	*n = DispatchIsPaused() ? 0 : batch.n_ready;
+	step_ids = palloc(sizeof(int64) * Max(*n, 1));
+	for (int i = 0; i < *n; i++)
+		step_ids[i] = batch.ready[i].step_id;
+	qsort(step_ids, *n, sizeof(int64), CompareIds);
+	return step_ids;
+}
+
 PG_FUNCTION_INFO_V1(tasker_find_viable_steps);
 
 /* The same reads as a batch does, for one task and without any move. */
@@ -163,38 +231,18 @@ tasker_find_viable_steps(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	QueryScope	scope;
-	Batch		batch = {.now = TaskerNow(),.batch_size = INT_MAX / 8};
-	Datum		args[2];
-	uint64		rows;
+	int64	   *step_ids;
+	int			n;
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("task_id must not be null")));
-	args[0] = Int64GetDatum(PG_GETARG_INT64(0));
-	args[1] = TimestampTzGetDatum(batch.now);
 	OpenQueryScope(&scope);
-	batch.o = OpenOrchestrator(CurrentMemoryContext);
-	LookAtTask(batch.o, PG_GETARG_INT64(0));
-	RefreshPauses();
-	FollowCandidates(&batch);
-	rows = RunQuery(&READ_DUE_RETRIES, args, NULL);
-	for (uint64 row = 0; row < rows; row++)
+	step_ids = FindViableSteps(PG_GETARG_INT64(0), &n);
+	for (int i = 0; i < n; i++)
 	{
-		if (!NamedTaskIsPaused(RowInt32(row, 2)))
-			AddReady(&batch, (ReadyStep)
-					 {
-						 .step_id = RowInt64(row, 1)
-					 });
-	}
-	for (int i = 0; i < batch.n_ready; i++)
-		batch.ready[i].rank = 0;
-	qsort(batch.ready, batch.n_ready, sizeof(ReadyStep), CompareReadySteps);
-	if (DispatchIsPaused())
-		batch.n_ready = 0;
-	for (int i = 0; i < batch.n_ready; i++)
-	{
-		Datum		value = Int64GetDatum(batch.ready[i].step_id);
+		Datum		value = Int64GetDatum(step_ids[i]);
 		bool		null = false;
 
 		tuplestore_putvalues(result->setResult, result->setDesc, &value, &null);

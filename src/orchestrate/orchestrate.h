@@ -19,4 +19,20 @@
  */
 extern BatchReport RunBatch(Orchestrator *orchestrator, int batch_size, bool in_session);
 
+/*
+ * Draws from the rows of one task what follows from them: starts it, promotes
+ * retries that are due, skips, cancels, finalizes; gives out no step.  Needs
+ * no orchestration lock: everything moves by compare-and-set, and whoever else
+ * draws the same conclusion finds it drawn.  Needs an open query scope; raises
+ * 42704 where there is no such task.
+ */
+extern void AdvanceTask(int64 task_id);
+
+/*
+ * The steps of a task that may run now, those that wait in the queue and those
+ * of a coordinator included, ascending, in the current memory context.
+ * Changes nothing.  As above.
+ */
+extern int64 *FindViableSteps(int64 task_id, int *n);
+
 #endif							/* TASKER_ORCHESTRATE_H */

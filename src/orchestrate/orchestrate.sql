@@ -23,7 +23,12 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_orchestrate';
 COMMENT ON FUNCTION tasker.orchestrate(bigint) IS
 'Does in this session and transaction what the background worker does: discovers ready steps, promotes due retries, recovers steps of lost executors, finalizes tasks, dispatches. Runs until there is nothing left to do and returns how many transitions it made; a second call makes none. With a task_id that task is looked at from its rows as well, whatever the log has said. Waits for another orchestrator at work. Error: 42704 unknown task.';
 
+CREATE FUNCTION tasker.retry_due_steps(task_id bigint DEFAULT NULL, max integer DEFAULT NULL) RETURNS integer
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_retry_due_steps';
+COMMENT ON FUNCTION tasker.retry_due_steps(bigint, integer) IS
+'The retry coordinator by hand: puts steps in error whose backoff is over back to pending, of one task or of all open ones, max at most, and returns how many; the orchestrator then gives them out. It does the same by itself when the time comes. Locks the step rows, by id. Error: 22023 max is not positive.';
+
 CREATE FUNCTION tasker.find_viable_steps(task_id bigint) RETURNS SETOF bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_find_viable_steps';
 COMMENT ON FUNCTION tasker.find_viable_steps(bigint) IS
-'The steps of a task that may run now, by id: pending, every parent finished, in a task that is not paused, and steps in error whose backoff is over. Changes nothing. Error: 42704 unknown task.';
+'The steps of a task that may run now, by id: pending, every parent finished, in a task that is not paused, and steps in error whose backoff is over; of a task that runs one step at a time the one whose turn it is. Changes nothing. Error: 42704 unknown task.';

@@ -12,6 +12,7 @@
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "pg/catalog.h"
 #include "utils/inval.h"
@@ -111,4 +112,17 @@ ExtensionRelation(const char *name)
 	if (!OidIsValid(relation))
 		elog(ERROR, "relation \"tasker.%s\" is missing", name);
 	return relation;
+}
+
+Oid
+ExtensionType(const char *name)
+{
+	Oid			type;
+
+	(void) ExtensionOwner();
+	type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(name),
+						   ObjectIdGetDatum(get_namespace_oid("tasker", false)));
+	if (!OidIsValid(type))
+		elog(ERROR, "type \"tasker.%s\" is missing", name);
+	return type;
 }

@@ -28,6 +28,9 @@ extern void InvalidateDefinitions(void);
 /* A relation of the extension by its name; it must exist. */
 extern Oid	ExtensionRelation(const char *name);
 
+/* A type of the extension by its name; it must exist. */
+extern Oid	ExtensionType(const char *name);
+
 extern void InitCatalog(void);
 
 #endif							/* TASKER_CATALOG_H */

@@ -7,6 +7,13 @@
 #include "pg/clock.h"
 #include "pg/guc.h"
 
+double
+IntervalSeconds(const Interval *interval)
+{
+	return (interval->month * (double) DAYS_PER_MONTH + interval->day) * SECS_PER_DAY +
+		interval->time / (double) USECS_PER_SEC;
+}
+
 PG_FUNCTION_INFO_V1(tasker_now);
 
 TimestampTz

@@ -10,4 +10,7 @@
 /* Gives the wall time of this moment, moved by tasker.clock_offset. */
 extern TimestampTz TaskerNow(void);
 
+/* The length of an interval; a month counts as 30 days. */
+extern double IntervalSeconds(const Interval *interval);
+
 #endif							/* TASKER_CLOCK_H */

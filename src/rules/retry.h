@@ -7,9 +7,18 @@
 
 #include "tasker.h"
 
+/* How the wait grows from attempt to attempt. */
+typedef enum BackoffGrowth
+{
+	BACKOFF_EXPONENTIAL,		/* base, 2 base, 4 base, ... */
+	BACKOFF_LINEAR,				/* base, 2 base, 3 base, ... */
+	BACKOFF_CONSTANT			/* base */
+} BackoffGrowth;
+
 typedef struct BackoffPolicy
 {
-	double		base_seconds;	/* after the first failure, doubled for each further one */
+	BackoffGrowth growth;
+	double		base_seconds;	/* after the first failure */
 	double		cap_seconds;	/* never longer */
 	double		jitter;			/* 0 to 1: share that is random, both ways */
 } BackoffPolicy;
@@ -21,10 +30,13 @@ typedef struct BackoffPolicy
  */
 extern bool IsRetryEligible(bool retryable, bool failed_permanently, int attempts, int retry_limit);
 
+/* The growth that a backoff_strategy names; exponential for any other name. */
+extern BackoffGrowth BackoffGrowthOf(const char *strategy);
+
 /*
  * Seconds to wait after the given number of attempts (1 or more): the base
- * doubled for each attempt after the first, at most the cap, moved by the
- * jitter; random is in [0, 1) and gives the direction.  Never negative.
+ * as it has grown by then, at most the cap, moved by the jitter; random is in
+ * [0, 1) and gives the direction.  Never negative, never above the cap.
  */
 extern double BackoffSeconds(const BackoffPolicy *policy, int attempts, double random);
 

@@ -66,6 +66,8 @@ CROSS JOIN LATERAL (
 		AND template.paused_at IS NULL
 		AND namespace.paused_at IS NULL
 		AND NOT EXISTS (SELECT FROM tasker.orchestrator_checkpoint c WHERE c.paused_at IS NOT NULL)
+		AND (template.concurrent OR NOT EXISTS (SELECT FROM tasker.workflow_steps o
+			WHERE o.task_id = s.task_id AND o.state = 'in_progress'))
 		AND (s.state = 'pending'
 			OR (s.state = 'error' AND rule.retry_eligible
 				AND coalesce(s.next_retry_at <= tasker.now(), false))) AS ready
@@ -77,7 +79,7 @@ COMMENT ON COLUMN tasker.step_readiness_statuses.retry_eligible IS 'Another atte
 COMMENT ON COLUMN tasker.step_readiness_statuses.ready_for_execution IS 'The step may run now: dependencies satisfied, its task open and not paused, and the step pending or due for its retry.';
 COMMENT ON COLUMN tasker.step_readiness_statuses.last_failure_at IS 'When the step failed, while error is its state.';
 COMMENT ON COLUMN tasker.step_readiness_statuses.next_retry_at IS 'The one time that counts, requested by the executor or computed from the backoff.';
-COMMENT ON COLUMN tasker.step_readiness_statuses.blocking_reason IS 'NULL where ready; dependencies_not_satisfied, retry_not_eligible, invalid_state (of the step or its task), or unknown: it waits for its backoff or is paused.';
+COMMENT ON COLUMN tasker.step_readiness_statuses.blocking_reason IS 'NULL where ready; dependencies_not_satisfied, retry_not_eligible, invalid_state (of the step or its task), or unknown: it waits for its backoff, for its turn where one step runs at a time, or is paused.';
 COMMENT ON COLUMN tasker.step_readiness_statuses.time_until_ready IS 'Seconds; 0 where ready, NULL where no time will make it so.';
 COMMENT ON COLUMN tasker.step_readiness_statuses.dependency_status IS 'no_dependencies, all_satisfied, or completed/total_satisfied.';
 COMMENT ON COLUMN tasker.step_readiness_statuses.retry_status IS 'max_retries_reached (no attempt is left, for whatever reason), waiting_for_backoff, or retry_eligible.';

@@ -542,10 +542,9 @@ RetentionArgument(FunctionCallInfo fcinfo)
 
 	if (!PG_ARGISNULL(0))
 	{
-		Interval   *retention = PG_GETARG_INTERVAL_P(0);
+		double		length = IntervalSeconds(PG_GETARG_INTERVAL_P(0));
 
-		seconds = retention->time / USECS_PER_SEC + (int64) SECS_PER_DAY *
-			((int64) retention->day + (int64) DAYS_PER_MONTH * retention->month);
+		seconds = (int64) Min(Max(length, -1), (double) INT_MAX + 1);
 	}
 	if (seconds < 0 || seconds > INT_MAX)
 		ereport(ERROR,

@@ -49,6 +49,15 @@ static KeptQuery HAS_OPEN_STEP = {
 	.nargs = 1,.types = {INT8OID}
 };
 
+static KeptQuery RUNS_ONE_AT_A_TIME = {
+	.sql =
+	"SELECT EXISTS (SELECT 1 FROM tasker.workflow_steps s"
+	"  JOIN tasker.tasks t ON t.task_id = s.task_id"
+	"  JOIN tasker.named_tasks nt ON nt.named_task_id = t.named_task_id"
+	" WHERE s.workflow_step_id = $1 AND NOT nt.concurrent)",
+	.nargs = 1,.types = {INT8OID}
+};
+
 void
 RefuseUnknown(const char *what, int64 id)
 {
@@ -153,6 +162,9 @@ StepGuard(const LockedStep *step, TaskerState to)
 	(void) RunQuery(&HAS_OPEN_PARENT, &arg, NULL);
 	if (RowBool(0, 1))
 		return "A step that it depends on is neither complete nor resolved.";
+	(void) RunQuery(&RUNS_ONE_AT_A_TIME, &arg, NULL);
+	if (RowBool(0, 1))
+		return "Its task runs one step at a time, in turn: claim it.";
 	return NULL;
 }
 

@@ -1,0 +1,39 @@
+/*
+ * reenqueue.h
+ *		Scheduling a task to be looked at again.
+ *
+ * At once: the task goes back to pending, and whoever orchestrates looks at it
+ * from its rows.  Later: a row says when; a task has at most one, the earlier
+ * of two stays, so that nothing can pile up.  All functions need an open query
+ * scope.
+ */
+#ifndef TASKER_REENQUEUE_H
+#define TASKER_REENQUEUE_H
+
+#include "tasker.h"
+
+/* Ten years: what is later is a mistake. */
+#define MAX_REENQUEUE_SECONDS 315360000.0
+
+typedef struct Reenqueue
+{
+	int64		task_id;
+	char	   *reason;
+} Reenqueue;
+
+/* Schedules a task; false where an earlier time was set already, which stays. */
+extern bool ScheduleReenqueue(int64 task_id, TimestampTz due_at, const char *reason);
+
+/*
+ * Takes up to max that are due, after a time before which all were taken
+ * already, in the current memory context.
+ */
+extern Reenqueue *TakeDueReenqueues(TimestampTz after, TimestampTz now, int max, int *n);
+
+/* The first one after a time; DT_NOEND where there is none. */
+extern TimestampTz NextReenqueue(TimestampTz after);
+
+/* What the log says of a task that goes back to pending. */
+extern Datum ReenqueueMetadata(const char *reason);
+
+#endif							/* TASKER_REENQUEUE_H */
