@@ -70,13 +70,13 @@ CheckStrategy(StrategyRole role, const char *strategy, const char *owner, const 
 						template_name, roles[role].key, strategy),
 				 errhint("Built in are %s; a function is named with its schema, takes a jsonb and returns %s.",
 						 ListBuiltins(role), format_type_be(roles[role].result_type))));
-	CheckMayExecute(FindUserFunction(strategy, JSONBOID, roles[role].result_type), owner);
+	(void) FindUserFunction(strategy, JSONBOID, roles[role].result_type, owner);
 }
 
 Datum
 CallStrategy(StrategyRole role, const char *strategy, const char *owner, Datum argument, bool *is_null)
 {
-	return CallUserFunction(FindUserFunction(strategy, JSONBOID, roles[role].result_type),
+	return CallUserFunction(FindUserFunction(strategy, JSONBOID, roles[role].result_type, owner),
 							owner, argument, is_null);
 }
 

@@ -33,8 +33,7 @@ extern bool IsBuiltinStrategy(StrategyRole role, const char *strategy);
 
 /*
  * Raises 22023 unless the strategy has the name of a built-in or of a
- * function; of a function also what FindUserFunction raises, and 42501 where
- * the owner of the template may not execute it.
+ * function; of a function also what FindUserFunction raises for the owner.
  */
 extern void CheckStrategy(StrategyRole role, const char *strategy, const char *owner, const char *template_name);
 

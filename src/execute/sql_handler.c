@@ -124,7 +124,7 @@ ExecuteStep(int64 step_id)
 	if (claimed)
 	{
 		/* A handler for executors is the caller's mistake and no failure of the step. */
-		(void) FindUserFunction(attempt.handler, attempt.step_type, JSONBOID);
+		(void) FindUserFunction(attempt.handler, attempt.step_type, JSONBOID, attempt.owner);
 		done = TryUserFunction(attempt.handler, attempt.step_type, JSONBOID, attempt.owner, attempt.step,
 							   &results, &no_results, &error);
 		if (done && no_results)

@@ -250,10 +250,14 @@ FollowFailed(Batch *batch)
 		bool		no_retry;
 		Datum		retry_at = RowDatum(row, 4, &no_retry);
 
-		PassTurn(o, RowInt32(row, 8), task_id);
+		/* One that is promoted at once takes part in the next look for a turn. */
 		if (!no_retry && DatumGetTimestampTz(retry_at) <= batch->now)
+		{
 			AddId(CurrentMemoryContext, &batch->promote, step_id);
-		else if (!no_retry)
+			continue;
+		}
+		PassTurn(o, RowInt32(row, 8), task_id);
+		if (!no_retry)
 			batch->timers[batch->n_timers++] = (Timer)
 		{
 			.due_at = DatumGetTimestampTz(retry_at),.step_id = step_id,.sort_key = RowInt32(row, 3)

@@ -30,13 +30,11 @@
 #define WaitEventExtensionNew(name) ((void) (name), PG_WAIT_EXTENSION)
 #endif
 
-/* 16 has one check of privileges for all kinds of objects, and errors of its parsers can be caught. */
+/* 16 has one check of privileges for all kinds of objects (ours are functions), and errors of its parsers can be caught. */
 #if PG_VERSION_NUM < 160000
 #include "utils/acl.h"
 #include "utils/regproc.h"
-#include "catalog/pg_namespace.h"
-#define object_aclcheck(class, object, role, mode) \
-	((class) == NamespaceRelationId ? pg_namespace_aclcheck(object, role, mode) : pg_proc_aclcheck(object, role, mode))
+#define object_aclcheck(class, object, role, mode) pg_proc_aclcheck(object, role, mode)
 #define stringToQualifiedNameList(string, escontext) stringToQualifiedNameList(string)
 #endif
 

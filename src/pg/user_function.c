@@ -7,7 +7,6 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "miscadmin.h"
 #include "parser/parse_func.h"
@@ -48,22 +47,21 @@ CheckReturns(Oid function, const char *name, Oid result_type)
 				 errmsg("%s must be a function that returns one %s", name, format_type_be(result_type))));
 }
 
-void
+static void
 CheckMayExecute(Oid function, const char *role)
 {
-	Oid			role_id = get_role_oid(role, false);
-
-	if (object_aclcheck(NamespaceRelationId, get_func_namespace(function), role_id, ACL_USAGE) != ACLCHECK_OK ||
-		object_aclcheck(ProcedureRelationId, function, role_id, ACL_EXECUTE) != ACLCHECK_OK)
+	if (object_aclcheck(ProcedureRelationId, function, get_role_oid(role, false), ACL_EXECUTE) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("role \"%s\" may not execute function %s", role, format_procedure(function))));
 }
 
 Oid
-FindUserFunction(const char *name, Oid argument_type, Oid result_type)
+FindUserFunction(const char *name, Oid argument_type, Oid result_type, const char *role)
 {
 	List	   *names = stringToQualifiedNameList(name, NULL);
+	Oid			caller;
+	int			security_context;
 	Oid			function;
 
 	if (list_length(names) != 2)
@@ -71,12 +69,17 @@ FindUserFunction(const char *name, Oid argument_type, Oid result_type)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\" does not name a function with its schema", name),
 				 errhint("Write it as schema.function, without arguments.")));
+	/* Who is not let into a schema does not learn what is there. */
+	GetUserIdAndSecContext(&caller, &security_context);
+	SetUserIdAndSecContext(get_role_oid(role, false), security_context | SECURITY_LOCAL_USERID_CHANGE);
 	function = LookupFuncName(names, 1, &argument_type, true);
+	SetUserIdAndSecContext(caller, security_context);
 	if (!OidIsValid(function))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("function %s(%s) does not exist", name, format_type_be(argument_type))));
 	CheckReturns(function, name, result_type);
+	CheckMayExecute(function, role);
 	return function;
 }
 
@@ -108,7 +111,6 @@ CallUserFunction(Oid function, const char *role, Datum argument, bool *is_null)
 	int			guc_level;
 	Datum		result;
 
-	CheckMayExecute(function, role);
 	GetUserIdAndSecContext(&caller, &security_context);
 	/* What it leaves behind for later, a trigger or a cursor, would run as somebody else. */
 	SetUserIdAndSecContext(role_id, security_context | SECURITY_LOCAL_USERID_CHANGE |
@@ -148,7 +150,7 @@ TryUserFunction(const char *name, Oid argument_type, Oid result_type, const char
 			PushActiveSnapshot(GetTransactionSnapshot());
 		if (limited)
 			enable_timeout_after(STATEMENT_TIMEOUT, WORKER_PATIENCE_MS);
-		*result = CallUserFunction(FindUserFunction(name, argument_type, result_type), role, argument, is_null);
+		*result = CallUserFunction(FindUserFunction(name, argument_type, result_type, role), role, argument, is_null);
 		if (limited)
 			disable_timeout(STATEMENT_TIMEOUT, false);
 		if (pushed)

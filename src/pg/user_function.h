@@ -13,19 +13,16 @@
 #include "tasker.h"
 
 /*
- * The function "schema.name" of this signature.  Raises 22023 where the name
- * has no schema, 42883 where there is no such function, 42809 and 42809 where it
- * does not return one value of the type.
+ * The function "schema.name" of this signature, as a role finds it.  Raises
+ * 22023 where the name has no schema, 42883 where there is no such function,
+ * 42809 where it does not return one value of the type, 42501 where the role
+ * may not execute it, and 42704 where there is no such role any more.
  */
-extern Oid	FindUserFunction(const char *name, Oid argument_type, Oid result_type);
-
-/* Raises 42501 where a role may not execute it. */
-extern void CheckMayExecute(Oid function, const char *role);
+extern Oid	FindUserFunction(const char *name, Oid argument_type, Oid result_type, const char *role);
 
 /*
- * Calls it as a role; the result is in the current memory context.  Raises
- * 42704 where there is no such role any more, 42501 where it may not execute
- * the function, and what the function raises.
+ * Calls what FindUserFunction has found for the role; the result is in the
+ * current memory context.  Raises what the function raises.
  */
 extern Datum CallUserFunction(Oid function, const char *role, Datum argument, bool *is_null);
 
