@@ -41,7 +41,9 @@ SELECT pg_temp.settle();
 SELECT pg_temp.claim(:other), pg_temp.viable(:t);
 SELECT count(*) FILTER (WHERE ready_for_execution) AS ready, string_agg(DISTINCT blocking_reason, ', ') AS reasons
 FROM tasker.step_readiness_status(:t);
+\set VERBOSITY sqlstate
 SELECT tasker.transition_step(test.step(:t, 'a'), 'in_progress');
+\set VERBOSITY default
 SELECT pg_temp.complete(:t, 'c'), pg_temp.settle();
 SELECT pg_temp.claim(:other);
 SELECT pg_temp.complete(:t, 'a'), pg_temp.settle();

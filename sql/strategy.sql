@@ -241,7 +241,9 @@ SELECT tasker.cancel_task(:t);
 SET tasker.clock_offset = 2000;
 SELECT pg_temp.settle(), count(*) AS scheduled FROM tasker.task_reenqueues;
 SELECT tasker.task_state(:t), count(*) AS scheduled FROM tasker.task_reenqueues;
+\set VERBOSITY sqlstate
 SELECT tasker.reenqueue_task(:t);
+\set VERBOSITY default
 SELECT tasker.reenqueue_task(-1);
 SELECT tasker.reenqueue_task(NULL);
 SELECT tasker.create_task('decided', namespace => 'test') AS t \gset
