@@ -34,6 +34,14 @@ class Permanent(Exception):
 	"""A failure that no retry can help."""
 
 
+class RetryLater(Exception):
+	"""A failure that a retry may help, so many seconds from now and not before."""
+
+	def __init__(self, message, seconds):
+		super().__init__(message)
+		self.seconds = seconds
+
+
 def validate_order(step):
 	work(step)
 	order = step["inputs"]
@@ -88,8 +96,9 @@ HANDLERS = {
 # ---------- the executor ----------
 
 class Executor:
-	def __init__(self, name):
+	def __init__(self, name, handlers=HANDLERS):
 		self.name = name
+		self.handlers = handlers
 		self.stopping = False
 		# A signal writes a byte into this pipe, which ends the wait in receive.
 		self.woken, wake = os.pipe()
@@ -126,7 +135,7 @@ class Executor:
 		# One transaction: as soon as others can see us, we are listening.
 		with self.db.transaction():
 			me = self.db.execute("SELECT * FROM tasker.register_executor(%s, %s, %s)",
-				(self.name, list(HANDLERS), CAPACITY)).fetchone()
+				(self.name, list(self.handlers), CAPACITY)).fetchone()
 			self.db.execute('LISTEN "%s"' % me["channel"])
 		self.id = me["executor_id"]
 		self.fetch()
@@ -177,7 +186,7 @@ class Executor:
 		what = "%s of task %d, attempt %d" % (step["step_name"], step["task_id"], step["attempt"])
 		try:
 			try:
-				self.complete(step, *HANDLERS[step["handler"]](step))
+				self.complete(step, *self.handlers[step["handler"]](step))
 				log("%s: done", what)
 			except Exception as problem:
 				if self.db.closed or is_stale(problem):
@@ -200,9 +209,9 @@ class Executor:
 				self.db.execute(statement, values)
 
 	def fail(self, step, problem):
-		self.db.execute("SELECT tasker.fail_step(%s, %s, %s, %s, %s, executor_id => %s)",
-			(step["workflow_step_id"], step["claim"], str(problem), type(problem).__name__,
-			not isinstance(problem, Permanent), self.id))
+		self.db.execute("SELECT tasker.fail_step(%s, %s, %s, %s, %s, %s, executor_id => %s)",
+			(step["workflow_step_id"], step["claim"], str(problem), getattr(problem, "code", type(problem).__name__),
+			not isinstance(problem, Permanent), getattr(problem, "seconds", None), self.id))
 
 
 def is_stale(problem):
