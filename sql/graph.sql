@@ -202,7 +202,7 @@ DROP ROLE regress_graph_executor;
 SELECT test.template('graph siblings', 'a; b; c<-a; d<-a; e<-a,b; f<-b,a; g<-b; h<-a,b,c', '{"handler_class": "graph.H"}') > 0 AS registered;
 SELECT tasker.create_task('graph siblings', namespace => 'test') AS family \gset
 SELECT step, (SELECT string_agg(s.step_name, ', ') FROM tasker.step_siblings(test.step(:family, step)) s) AS siblings FROM test.steps(:family);
-SELECT count(*) FROM tasker.step_siblings(-1);
+SELECT tasker.step_siblings(-1);
 
 ---- as wide as a page: 20 levels of 20 have 20 ^ 20 paths ----
 SET statement_timeout = '20s';

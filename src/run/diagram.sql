@@ -34,7 +34,7 @@ BEGIN
 			'lines', array_remove(ARRAY[step.name, step.state::text, 'attempts ' || step.attempts || '/' || step.retry_limit,
 				left(step.error, 30)], NULL))) ORDER BY step.place) INTO nodes
 	FROM (
-		SELECT s.workflow_step_id AS id, row_number() OVER (ORDER BY s.workflow_step_id) AS place,
+		SELECT s.workflow_step_id AS id, row_number() OVER (ORDER BY s.workflow_step_id + 0) AS place,
 			s.state, s.attempts, s.retry_limit,
 			(SELECT c.colour FROM tasker.state_colours() c WHERE c.state = s.state) AS colour,
 			(SELECT n.name FROM tasker.named_steps n WHERE n.named_step_id = s.named_step_id) AS name,

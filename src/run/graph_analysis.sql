@@ -90,13 +90,14 @@ BEGIN
 		own.seconds IS NOT NULL
 	FROM own
 	LEFT JOIN average ON average.named_step_id = own.named_step_id
-	ORDER BY own.workflow_step_id;
+	ORDER BY own.workflow_step_id + 0;
 END
 $$;
 COMMENT ON FUNCTION tasker.expected_durations(bigint) IS
 'How many seconds each step of a task took (measured: complete ones, from claim to completion; nothing for those resolved or cancelled), or may take: the average of this step in up to 20 earlier tasks of the template, 30 s where none has completed it; 60 s more in error and 30 s more for each attempt after the first. No row where there is no such task.';
 
--- Columns come as arrays in the order of the step ids and are laid side by side.
+-- Columns come as arrays in the order of the step ids and are laid side by side, so
+-- that nothing is joined.
 CREATE FUNCTION tasker.graph_steps(task_id bigint)
 RETURNS TABLE (place integer, workflow_step_id bigint, step_name text, state tasker.state,
 	attempts integer, retry_limit integer, retry_eligible boolean, next_retry_at timestamptz,
@@ -104,6 +105,7 @@ RETURNS TABLE (place integer, workflow_step_id bigint, step_name text, state tas
 	seconds double precision, measured boolean)
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
 SET jit = off
 AS $$
 #variable_conflict use_column
@@ -123,7 +125,7 @@ BEGIN
 	FROM (
 		SELECT r.* FROM tasker.step_readiness_statuses r
 		WHERE r.task_id = graph_steps.task_id
-		ORDER BY r.workflow_step_id
+		ORDER BY r.workflow_step_id + 0
 	) r;
 	reach := tasker.graph_reach(edge.sources, edge.targets, step.blocked);
 

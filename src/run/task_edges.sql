@@ -3,7 +3,9 @@
 -- Step ids grow in topological order. The template is asked for by its number and
 -- scans and nested loops are off, so that steps and edges come by their keys and
 -- meet in hash or merge joins even where the planner believes that the tables are
--- empty; jit would only see the price of a forbidden plan and compile for it.
+-- empty. It then likes to walk all steps by id, too, where it may save a sort: + 0
+-- says that it may not. jit would only see the price of a forbidden plan and
+-- compile for it.
 CREATE FUNCTION tasker.task_edges(task_id bigint, OUT step_ids bigint[], OUT sources integer[], OUT targets integer[])
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -15,12 +17,12 @@ AS $$
 DECLARE
 	template integer := (SELECT t.named_task_id FROM tasker.tasks t WHERE t.task_id = task_edges.task_id);
 BEGIN
-	SELECT coalesce(array_agg(s.workflow_step_id ORDER BY s.workflow_step_id), '{}') INTO step_ids
+	SELECT coalesce(array_agg(s.workflow_step_id ORDER BY s.workflow_step_id + 0), '{}') INTO step_ids
 	FROM tasker.workflow_steps s
 	WHERE s.task_id = task_edges.task_id;
 
 	WITH step AS MATERIALIZED (
-		SELECT s.named_step_id, row_number() OVER (ORDER BY s.workflow_step_id)::integer AS place
+		SELECT s.named_step_id, row_number() OVER (ORDER BY s.workflow_step_id + 0)::integer AS place
 		FROM tasker.workflow_steps s
 		WHERE s.task_id = task_edges.task_id
 	)
