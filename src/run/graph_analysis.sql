@@ -223,12 +223,12 @@ BEGIN ATOMIC
 			+ CASE WHEN s.retry_eligible THEN 0 ELSE w.not_retryable END
 			+ CASE WHEN retry.exhausted THEN w.exhausted ELSE 0 END AS score
 	) point
-	WHERE s.state NOT IN ('complete', 'resolved_manually') AND s.downstream_steps > 0
+	WHERE s.state IN ('pending', 'in_progress', 'error') AND s.downstream_steps > 0
 	ORDER BY point.score DESC, s.workflow_step_id
 	LIMIT max;
 END;
 COMMENT ON FUNCTION tasker.bottlenecks(bigint, integer) IS
-'The unfinished steps of a task that others wait for, worst first: (5 for each step downstream + 15 for each that is blocked) x (2 in error, 2.5 with all attempts used; 1.2 if itself blocked) + 3 for each attempt + 10 where no further attempt is allowed + 20 where a failed step has used all. severity: Critical from 100, High from 50, Medium from 20, else Low. max NULL: all.';
+'The steps of a task that are pending, in progress or in error and that others depend on, worst first: (5 for each step downstream + 15 for each that is blocked) x (2 in error, 2.5 with all attempts used; 1.2 if itself blocked) + 3 for each attempt + 10 where no further attempt is allowed + 20 where a failed step has used all. severity: Critical from 100, High from 50, Medium from 20, else Low. max NULL: all.';
 
 CREATE FUNCTION tasker.error_chains(task_id bigint)
 RETURNS TABLE (workflow_step_id bigint, step_name text, error_message text, downstream_steps integer, blocked_steps integer,
