@@ -1,144 +1,93 @@
 -- Pictures of a task for people: its graph as it stands, and its history.
 
--- In a quoted Mermaid label an ASCII punctuation mark may end the label, begin
--- markdown or an entity, or be eaten by Mermaid's own clean-up of style lines,
--- so each one is written as its number; letters of any script, emoji and
--- underscores stay readable. Line breaks and other controls become spaces.
-CREATE FUNCTION tasker.mermaid_label(words text) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-BEGIN ATOMIC
-	SELECT string_agg(
-		CASE
-			WHEN c.letter IN ('_', ' ') OR (c.letter = '-' AND c.place > 1) THEN c.letter
-			WHEN c.letter ~ '^[!-/:-@\[-`{-~]$' THEN '#' || ascii(c.letter) || ';'
-			ELSE c.letter
-		END, '' ORDER BY c.place)
-	FROM regexp_split_to_table(regexp_replace(words, '[[:cntrl:]\s]+', ' ', 'g'), '') WITH ORDINALITY AS c (letter, place);
-END;
-COMMENT ON FUNCTION tasker.mermaid_label(text) IS 'A text made safe inside the quotes of a Mermaid label. Helper of task_diagram().';
-
-CREATE FUNCTION tasker.task_diagram(task_id bigint, format text DEFAULT 'text') RETURNS text
+-- Steps, edges and levels come as arrays in the order of the step ids, what hangs
+-- on a step by subplans: there is no join that could be planned badly.
+CREATE FUNCTION tasker.task_drawing(task_id bigint) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
 SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
 	task record;
-	picture text;
+	graph record;
+	levels integer[];
+	nodes jsonb;
+	edges jsonb;
 BEGIN
-	IF format IS NULL OR format NOT IN ('text', 'mermaid') THEN
-		RAISE EXCEPTION 'unknown diagram format: %', coalesce(quote_literal(format), 'NULL')
-			USING ERRCODE = 'invalid_parameter_value',
-				HINT = 'Formats are ''text'' and ''mermaid''.';
-	END IF;
-
-	SELECT t.task_id, t.named_task_id, t.state, n.name, n.version, s.name AS namespace INTO task
+	SELECT t.task_id, t.state, n.name, n.version, s.name AS namespace INTO task
 	FROM tasker.tasks t
 	JOIN tasker.named_tasks n USING (named_task_id)
 	JOIN tasker.task_namespaces s ON s.task_namespace_id = t.task_namespace_id
-	WHERE t.task_id = task_diagram.task_id;
+	WHERE t.task_id = task_drawing.task_id;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION 'task % does not exist', coalesce(task_diagram.task_id::text, 'NULL')
+		RAISE EXCEPTION 'task % does not exist', coalesce(task_drawing.task_id::text, 'NULL')
 			USING ERRCODE = 'undefined_object';
 	END IF;
+	graph := tasker.task_edges(task.task_id);
+	levels := (tasker.graph_depths(cardinality(graph.step_ids), graph.sources, graph.targets)).longest;
 
-	IF format = 'text' THEN
-		-- One line a step under the heading of its level. A wide fan-in names
-		-- its first parents only: a terminal has no room for a thousand.
-		WITH step AS (
-			SELECT d.dependency_level AS level, s.workflow_step_id AS id, s.state, s.attempts, s.retry_limit,
-				regexp_replace(n.name, '[[:cntrl:]\s]+', ' ', 'g') AS name,
-				(SELECT string_agg(p.name, ', ' ORDER BY p.id) || CASE WHEN count(*) < max(p.total) THEN ', and ' || max(p.total) - count(*) || ' more' ELSE '' END
-					FROM (
-						SELECT ps.workflow_step_id AS id, count(*) OVER () AS total,
-							regexp_replace(pn.name, '[[:cntrl:]\s]+', ' ', 'g') AS name
-						FROM tasker.named_step_edges e
-						JOIN tasker.workflow_steps ps ON ps.task_id = s.task_id AND ps.named_step_id = e.from_named_step_id
-						JOIN tasker.named_steps pn ON pn.named_step_id = ps.named_step_id
-						WHERE e.named_task_id = task.named_task_id AND e.to_named_step_id = s.named_step_id
-						ORDER BY ps.workflow_step_id
-						LIMIT 8
-					) p) AS parents,
-				(SELECT regexp_replace(l.metadata ->> 'error_message', '[[:cntrl:]\s]+', ' ', 'g')
-					FROM tasker.workflow_step_transition_log l
-					WHERE s.state = 'error' AND l.workflow_step_id = s.workflow_step_id AND l.sort_key = s.sort_key) AS error
-			FROM tasker.dependency_levels(task_diagram.task_id) d
-			JOIN tasker.workflow_steps s ON s.workflow_step_id = d.workflow_step_id
-			JOIN tasker.named_steps n ON n.named_step_id = s.named_step_id
-		), line AS (
-			SELECT DISTINCT step.level, 0::bigint AS id, 'level ' || step.level AS words FROM step
-			UNION ALL
-			SELECT step.level, step.id, rtrim(
-				CASE step.state
-					WHEN 'pending' THEN '  [ ] '
-					WHEN 'in_progress' THEN '  [>] '
-					WHEN 'complete' THEN '  [x] '
-					WHEN 'error' THEN '  [!] '
-					WHEN 'cancelled' THEN '  [-] '
-					WHEN 'resolved_manually' THEN '  [~] '
-				END
-				|| rpad(step.name, max(length(step.name)) OVER ())
-				|| '  ' || rpad(step.state::text, max(length(step.state::text)) OVER ())
-				|| '  ' || step.attempts || '/' || step.retry_limit
-				|| coalesce('  <- ' || step.parents, '')
-				|| coalesce('  ! ' || CASE WHEN length(step.error) > 60 THEN left(step.error, 57) || '...' ELSE step.error END, ''))
-			FROM step
-		)
-		SELECT string_agg(E'\n' || line.words, '' ORDER BY line.level, line.id) INTO picture FROM line;
-
-		RETURN format('task %s: %s %s in %s, %s', task.task_id,
-			regexp_replace(task.name, '[[:cntrl:]\s]+', ' ', 'g'), task.version,
-			regexp_replace(task.namespace, '[[:cntrl:]\s]+', ' ', 'g'), task.state)
-			|| coalesce(picture, '');
-	END IF;
-
-	WITH step AS (
-		SELECT s.workflow_step_id AS id, s.named_step_id, s.is_root, s.state,
-			tasker.mermaid_label(n.name)
-				|| '<br/>' || s.state || '<br/>attempts ' || s.attempts || '/' || s.retry_limit
-				|| coalesce('<br/>' || tasker.mermaid_label(left((SELECT l.metadata ->> 'error_message'
-					FROM tasker.workflow_step_transition_log l
-					WHERE s.state = 'error' AND l.workflow_step_id = s.workflow_step_id AND l.sort_key = s.sort_key), 30)), '') AS label
+	SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object('id', 'step_' || step.id, 'type', 'step', 'step_id', step.id,
+			'name', step.name, 'level', levels[step.place], 'state', step.state, 'colour', step.colour,
+			'attempts', step.attempts, 'retry_limit', step.retry_limit, 'error', step.error,
+			'lines', array_remove(ARRAY[step.name, step.state::text, 'attempts ' || step.attempts || '/' || step.retry_limit,
+				left(step.error, 30)], NULL))) ORDER BY step.place) INTO nodes
+	FROM (
+		SELECT s.workflow_step_id AS id, row_number() OVER (ORDER BY s.workflow_step_id + 0) AS place,
+			s.state, s.attempts, s.retry_limit,
+			(SELECT c.colour FROM tasker.state_colours() c WHERE c.state = s.state) AS colour,
+			(SELECT n.name FROM tasker.named_steps n WHERE n.named_step_id = s.named_step_id) AS name,
+			(SELECT l.metadata ->> 'error_message' FROM tasker.workflow_step_transition_log l
+				WHERE s.state = 'error' AND l.workflow_step_id = s.workflow_step_id AND l.sort_key = s.sort_key) AS error
 		FROM tasker.workflow_steps s
-		JOIN tasker.named_steps n USING (named_step_id)
-		WHERE s.task_id = task_diagram.task_id
-	), edge AS (
-		SELECT 'task_' || task.task_id AS source, step.id, 0::bigint AS from_id FROM step WHERE step.is_root
-		UNION ALL
-		SELECT 'step_' || p.id, step.id, p.id
-		FROM tasker.named_step_edges e
-		JOIN step ON step.named_step_id = e.to_named_step_id
-		JOIN step p ON p.named_step_id = e.from_named_step_id
-		WHERE e.named_task_id = task.named_task_id
-	), node AS (
-		SELECT 0::bigint AS id, 'task_' || task.task_id AS name, task.state
-		UNION ALL
-		SELECT step.id, 'step_' || step.id, step.state FROM step
-	), line AS (
-		SELECT 1 AS part, 0::bigint AS id, 0::bigint AS place,
-			format('task_%s["%s<br/>id %s<br/>%s"]', task.task_id, tasker.mermaid_label(task.name), task.task_id, task.state) AS words
-		UNION ALL
-		SELECT 2, step.id, 0, format('step_%s["%s"]', step.id, step.label) FROM step
-		UNION ALL
-		SELECT 3, edge.id, edge.from_id, format('%s --> step_%s', edge.source, edge.id) FROM edge
-		UNION ALL
-		SELECT 4, 0, colour.place, format('classDef %s fill:%s', colour.state, colour.name)
-		FROM (VALUES (1, 'pending', 'lightblue'), (2, 'in_progress', 'lightgreen'), (3, 'complete', 'green'),
-			(4, 'error', 'red'), (5, 'cancelled', 'gray'), (6, 'resolved_manually', 'lightgray')) AS colour (place, state, name)
-		UNION ALL
-		SELECT 5, min(node.id), 0, format('class %s %s', string_agg(node.name, ',' ORDER BY node.id), node.state)
-		FROM node GROUP BY node.state
-	)
-	SELECT string_agg(E'\n    ' || line.words, '' ORDER BY line.part, line.id, line.place) INTO picture FROM line;
+		WHERE s.task_id = task_drawing.task_id
+	) step;
 
-	RETURN E'---\ntitle: '
-		|| to_json(format('Task %s: %s', task.task_id, regexp_replace(task.name, '[[:cntrl:]\s]+', ' ', 'g')))
-		|| E'\n---\nflowchart TD' || picture;
+	SELECT jsonb_agg(jsonb_build_object('source_id', edge.source, 'target_id', 'step_' || graph.step_ids[edge.target], 'label', edge.label)
+			ORDER BY edge.target, edge.place) INTO edges
+	FROM (
+		SELECT 'task_' || task.task_id AS source, s.place AS target, 0 AS place, 'starts' AS label
+		FROM unnest(levels) WITH ORDINALITY s (level, place)
+		WHERE s.level = 0
+		UNION ALL
+		SELECT 'step_' || graph.step_ids[e.source], e.target, e.source, 'provides'
+		FROM unnest(graph.sources, graph.targets) e (source, target)
+	) edge;
+
+	RETURN jsonb_build_object(
+		'title', format('Task %s: %s', task.task_id, tasker.one_line(task.name)),
+		'direction', 'TD',
+		'task', jsonb_build_object('task_id', task.task_id, 'name', task.name, 'namespace', task.namespace,
+			'version', task.version, 'state', task.state),
+		'states', (SELECT jsonb_agg(to_jsonb(c)) FROM tasker.state_colours() c),
+		'nodes', jsonb_build_array(jsonb_build_object('id', 'task_' || task.task_id, 'type', 'task', 'task_id', task.task_id,
+			'name', task.name, 'state', task.state,
+			'colour', (SELECT c.colour FROM tasker.state_colours() c WHERE c.state = task.state),
+			'lines', jsonb_build_array(task.name, 'id ' || task.task_id, task.state))) || coalesce(nodes, '[]'),
+		'edges', coalesce(edges, '[]'));
+END
+$$;
+COMMENT ON FUNCTION tasker.task_drawing(bigint) IS
+'The graph of a task as tasker.draw() wants it. Helper of task_diagram(). Error: 42704 unknown task.';
+
+CREATE FUNCTION tasker.task_diagram(task_id bigint, format text DEFAULT 'text') RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	graph jsonb;
+	task record;
+BEGIN
+	PERFORM tasker.check_diagram_format(format);
+	graph := tasker.task_drawing(task_id);
+	SELECT t.* INTO task FROM jsonb_to_record(graph -> 'task') AS t (task_id bigint, name text, version text, namespace text, state text);
+	RETURN tasker.draw(graph,
+		format('task %s: %s %s in %s, %s', task.task_id, task.name, task.version, task.namespace, task.state), format);
 END
 $$;
 COMMENT ON FUNCTION tasker.task_diagram(bigint, text) IS
-'A picture of a task. ''text'', for a terminal: steps by level with state, attempts/limit, parents and error. ''mermaid'': a flowchart. Marks: [ ] pending, [>] in progress, [x] complete, [!] error, [-] cancelled, [~] resolved by hand. Errors: 22023 unknown format; 42704 unknown task.';
+'A picture of a task. ''text'', for a terminal: steps by level with state, attempts/limit, parents and error. ''mermaid'': a flowchart. ''dot'': for Graphviz, with whole error messages as tooltips. ''json'': title, direction, task, states with their colours, nodes (id, type, name, state, colour, lines, and of a step step_id, level, attempts, retry_limit, error) and edges (source_id, target_id, label). Marks: [ ] pending, [>] in progress, [x] complete, [!] error, [-] cancelled, [~] resolved by hand. Errors: 22023 unknown format; 42704 unknown task.';
 
 CREATE FUNCTION tasker.task_timeline(task_id bigint)
 RETURNS TABLE (at timestamptz, since_start interval, owner text, step_name text, attempt integer,

@@ -160,56 +160,17 @@ END;
 COMMENT ON FUNCTION tasker.task_execution_context(bigint) IS
 'The execution context of one task; no row where there is no such task.';
 
--- One pass over the edges in topological order, which is the order of the step
--- ids, settles both distances: linear, however many paths there are. Depths are
--- kept in arrays by position in that order. The parents come by subplan and
--- nested loops are off, so that the one join left is a hash or merge join even
--- where the planner believes that the task is empty; jit would only see the
--- price of a forbidden plan and compile for it.
+-- What it claims to cost and to return is read by step_dag_relationships' planner.
 CREATE FUNCTION tasker.step_depths(task_id bigint)
 RETURNS TABLE (workflow_step_id bigint, shortest integer, longest integer)
-LANGUAGE plpgsql STABLE PARALLEL SAFE COST 10000 ROWS 1000
+LANGUAGE sql STABLE PARALLEL SAFE COST 10000 ROWS 1000
 SET search_path = pg_catalog, pg_temp
-SET enable_nestloop = off
-SET jit = off
-AS $$
-#variable_conflict use_column
-DECLARE
-	ids bigint[];
-	near integer[];
-	far integer[];
-	child integer;
-	parent integer;
-BEGIN
-	SELECT array_agg(s.workflow_step_id ORDER BY s.workflow_step_id) INTO ids
-	FROM tasker.workflow_steps s
-	WHERE s.task_id = step_depths.task_id;
-
-	near := array_fill(NULL::integer, ARRAY[coalesce(cardinality(ids), 0)]);
-	far := array_fill(0, ARRAY[coalesce(cardinality(ids), 0)]);
-
-	FOR child, parent IN
-		WITH step AS MATERIALIZED (
-			SELECT s.named_step_id,
-				row_number() OVER (ORDER BY s.workflow_step_id)::integer AS place
-			FROM tasker.workflow_steps s
-			WHERE s.task_id = step_depths.task_id
-		)
-		SELECT c.place, p.place
-		FROM tasker.tasks t
-		JOIN tasker.named_step_edges e ON e.named_task_id = t.named_task_id
-		JOIN step c ON c.named_step_id = e.to_named_step_id
-		JOIN step p ON p.named_step_id = e.from_named_step_id
-		WHERE t.task_id = step_depths.task_id
-		ORDER BY c.place
-	LOOP
-		near[child] := least(near[child], coalesce(near[parent], 0) + 1);
-		far[child] := greatest(far[child], far[parent] + 1);
-	END LOOP;
-
-	RETURN QUERY SELECT d.id, coalesce(d.near, 0), d.far FROM unnest(ids, near, far) AS d (id, near, far);
-END
-$$;
+BEGIN ATOMIC
+	SELECT step.*
+	FROM tasker.task_edges(step_depths.task_id) edge
+	CROSS JOIN LATERAL tasker.graph_depths(cardinality(edge.step_ids), edge.sources, edge.targets) depth
+	CROSS JOIN LATERAL unnest(edge.step_ids, depth.shortest, depth.longest) step;
+END;
 COMMENT ON FUNCTION tasker.step_depths(bigint) IS
 'For each step of a task its shortest and longest distance from a root, 0 at the roots. Read by step_dag_relationships and dependency_levels.';
 

@@ -209,7 +209,11 @@ WHERE relnamespace = 'tasker'::regnamespace AND relkind = 'v' AND attname IN ('t
 SQL
 	(map { [ "$_()", "SELECT * FROM tasker.$_($subject)" ] }
 		qw(step_readiness_status task_execution_context task_timeline step_depths dependency_levels)),
-	(map { [ "task_diagram() as $_", "SELECT tasker.task_diagram($subject, '$_')" ] } qw(text mermaid)),
+	(map { [ "task_diagram() as $_", "SELECT tasker.task_diagram($subject, '$_')" ] } qw(text mermaid dot json)),
+	(map { [ "$_()", "SELECT * FROM tasker.$_($subject)" ] } qw(graph_steps critical_paths bottlenecks error_chains parallelism task_graph_analysis expected_durations)),
+	(map { [ "$_()", "SELECT * FROM tasker.$_($step)" ] } qw(step_transitive_dependencies step_siblings)),
+	[ 'step_transitive_dependents()', "SELECT * FROM tasker.step_transitive_dependents($step - 3)" ],
+	[ 'task_template_graph()', "SELECT tasker.task_template_graph('subject', 't')" ],
 	[ 'parents of a step', "SELECT * FROM tasker.workflow_step_edges WHERE to_step_id = $step" ],
 	[ 'children of a step', "SELECT * FROM tasker.workflow_step_edges WHERE from_step_id = $step - 3" ],
 	[ 'edges of a task', "SELECT e.* FROM tasker.workflow_step_edges e JOIN tasker.workflow_steps s ON s.workflow_step_id = e.to_step_id WHERE s.task_id = $subject" ],
@@ -220,9 +224,9 @@ SQL
 my @known = (
 	[ qr/snapshot/, qr/^(?:orchestrate\(\)|my_steps|find_viable_steps|step_readiness|task_execution)/,
 		'all versions of the checkpoint row, one for each second under the snapshot, are read; a session that orchestrates looks at all dead timers once' ],
-	[ qr/one task/, qr/^(?:task_execution_context|task_diagram\(\) as text|children of a step)/, 'the planner believes that every step is of the task' ],
-	[ qr/analyzed/, qr/^(?:task_diagram\(\) as mermaid|transitions of the steps)/, 'the planner believes that one step in two hundred is of the task' ],
-	[ qr/vacuumed/, qr/^(?:fail_steps|step_depths|dependency_levels|step_dag_relationships|task_diagram|parents|children|edges|transitions of the steps)/,
+	[ qr/one task/, qr/^(?:task_execution_context|children of a step)/, 'the planner believes that every step is of the task' ],
+	[ qr/analyzed/, qr/^transitions of the steps/, 'the planner believes that one step in two hundred is of the task' ],
+	[ qr/vacuumed/, qr/^(?:fail_steps|step_dag_relationships|parents|children|edges|transitions of the steps)/,
 		'tables that look empty are joined in any order, without keys' ],
 );
 
