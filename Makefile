@@ -7,7 +7,7 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 # The install script: these files in this order, each object after what it uses.
 INSTALL_SQL = \
 	src/tasker.sql \
-	src/rules/state.sql src/rules/retry.sql src/rules/graph.sql src/rules/drawing.sql \
+	src/rules/state.sql src/rules/retry.sql src/rules/graph.sql src/rules/drawing.sql src/rules/yaml_document.sql \
 	src/pg/clock.sql \
 	src/define/template.sql src/define/template_graph.sql \
 	src/run/task.sql src/run/step.sql src/run/transition.sql src/run/timer.sql src/run/reenqueue.sql src/run/history.sql src/run/retention.sql \
@@ -30,6 +30,7 @@ PROVE_TESTS = $(sort $(wildcard test/t/*.pl))
 
 PG_CPPFLAGS = -Isrc
 PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
+SHLIB_LINK = -lyaml
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
