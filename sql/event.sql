@@ -72,6 +72,7 @@ SELECT pg_temp.register('9.0.0', '{"a": [{"description": "x"}]}');
 SELECT pg_temp.register('9.0.0', '{"a": ["parcel.x"]}');
 SELECT pg_temp.register('9.0.0', '{"a": [{"name": "parcel.x", "payload": {}}]}');
 SELECT pg_temp.register('9.0.0', '{"a": [{"name": "parcel.x"}, {"name": "parcel.y"}, {"name": "parcel.x"}]}');
+SELECT pg_temp.register('9.0.0', jsonb_build_object('a', (SELECT jsonb_agg('{"name": "parcel.x"}'::jsonb) FROM generate_series(1, 1001))));
 SELECT count(*) FROM tasker.custom_events WHERE name IN ('parcel.x', 'parcel.y');
 
 -- A role needs no more than the function.

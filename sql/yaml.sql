@@ -21,7 +21,7 @@ FROM unnest(ARRAY['', '~', 'null', 'Null', 'NULL', 'nil', '~ ~',
 	'1.5', '-1.5', '.5', '1.', '+.5', '0.', '1_000.5', '1,000.5', '1.50', '1.5_0', '.', '-.', '1.0.0', '1.2.3.4',
 	'1.5e+3', '1.5E-3', '1.e+3', '.e+3', '1e3', '1.5e3', '1.5e+',
 	'2024-01-31', '2024-01-31 12:30:00 +02:00', '12:30', '1:2:3',
-	':name', ':''a b''', ':"a b"', '::a', ':1', 'a:b', 'a b  c', 'it''s', 'é', '日本', '🚀', '--', '+', '=']) scalar;
+	':name', ':''a b''', ':"a b"', '::a', ':1', E':a\n\n  b', 'a:b', 'a b  c', 'it''s', 'é', '日本', '🚀', '--', '+', '=']) scalar;
 
 -- Quoted and block scalars are strings, whatever they look like.
 SELECT scalar, tasker.yaml_to_jsonb('v: ' || scalar) -> 'v' AS value

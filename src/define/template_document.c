@@ -19,6 +19,9 @@
 
 #define MAX_STEPS 100000
 
+/* Custom events of one step. */
+#define MAX_EVENTS 1000
+
 static const MemberRule template_rules[] = {
 	{"name", MEMBER_STRING, true, 1, 64},
 	{"namespace_name", MEMBER_STRING, false, 1, 64},
@@ -88,6 +91,8 @@ static void
 ReadEvents(DocumentReader *reader, JsonbContainer *array, DocumentStep *step)
 {
 	step->event_count = JsonContainerSize(array);
+	if (step->event_count > MAX_EVENTS)
+		ComplainOf(reader, psprintf("it has more than %d custom events", MAX_EVENTS));
 	step->events = palloc0(sizeof(DocumentEvent) * Max(step->event_count, 1));
 	for (int i = 0; i < step->event_count; i++)
 	{

@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
 #include <yaml.h>
 
 #include "mb/pg_wchar.h"
@@ -319,7 +320,7 @@ IsOneOf(const char *text, const char *const *words)
 static const char *
 SkipSymbolColon(const char *text, size_t *length)
 {
-	if (text[0] != ':' || *length < 2)
+	if (text[0] != ':' || *length < 2 || strchr(text, '\n') != NULL)
 		return text;
 	text++;
 	(*length)--;
