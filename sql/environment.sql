@@ -138,7 +138,7 @@ RESET tasker.environment;
 \pset tuples_only on
 SELECT pg_temp.complaint(e) FROM unnest(ARRAY[
 	'{}', '{p: {}}', '{p: ~}', '{p: {}, q: {description: x}}',
-	'[]', 'p', '{p: []}', '{p: 1}',
+	'[]', 'p', '{p: []}', '{p: 1}', '{"": {}}', '{' || repeat('e', 65) || ': {}}', '{' || repeat('é', 64) || ': {}}',
 	'{p: {name: x}}', '{p: {namespace_name: x}}', '{p: {version: 2.0.0}}', '{p: {environments: {}}}',
 	'{p: {step_template: []}}', '{p: {description: 1}}', '{p: {named_steps: [a]}}', '{p: {description: ~}}',
 	'{p: {step_templates: {}}}', '{p: {step_templates: ~}}', '{p: {step_templates: [1]}}', '{p: {step_templates: [{handler_class: H}]}}', '{p: {step_templates: [{name: 1}]}}',

@@ -106,6 +106,7 @@ SELECT pg_temp.yaml(E'- &a ' || repeat('x', 1000000) || E'\n' || repeat(E'- *a\n
 -- The same by merging.
 SELECT pg_temp.yaml(string_agg(format(E'm%s: &m%s {k%s: 0, <<: %s}\n', i, i, i, CASE i WHEN 0 THEN '{}' ELSE '*m' || i - 1 END), '' ORDER BY i))
 FROM generate_series(0, 2000) i;
+SELECT pg_temp.yaml('m: {' || repeat('<<: {', 900) || string_agg('k' || i || ': 0', ', ') || repeat('}', 901)) FROM generate_series(1, 2000) i;
 
 -- ---------- what is refused ----------
 

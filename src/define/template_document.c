@@ -22,6 +22,8 @@
 /* Custom events of one step. */
 #define MAX_EVENTS 1000
 
+#define MAX_ENVIRONMENT_NAME 64
+
 static const MemberRule template_rules[] = {
 	{"name", MEMBER_STRING, true, 1, 64},
 	{"namespace_name", MEMBER_STRING, false, 1, 64},
@@ -333,6 +335,9 @@ ReadTemplateDocument(Jsonb *jsonb)
 		TemplateDocument *document;
 
 		(void) JsonbIteratorNext(&iterator, &overrides, true);
+		/* The empty name is the setting's for none. */
+		if (environment[0] == '\0' || pg_mbstrlen(environment) > MAX_ENVIRONMENT_NAME)
+			ComplainOf(&reader, psprintf("the name of an environment must have 1 to %d characters", MAX_ENVIRONMENT_NAME));
 		/* An environment under which nothing is written says nothing. */
 		if (overrides.type == jbvNull)
 			continue;

@@ -29,7 +29,7 @@
 #include "utils/hsearch.h"
 #include "utils/numeric.h"
 
-/* What aliases may repeat, in all. */
+/* What aliases and merge keys may repeat, in all. */
 #define MAX_REPEATED_VALUES	1000000
 #define MAX_REPEATED_BYTES	(64 * 1024 * 1024)
 
@@ -70,7 +70,7 @@ typedef struct Anchor
 	char		name[MAX_ANCHOR_LENGTH + 1];
 	int			definition;		/* the latest of this name */
 	bool		is_finished;
-	YamlNode		node;
+	YamlNode	node;
 } Anchor;
 
 /* A sequence or mapping whose end has not come yet. */
@@ -81,13 +81,13 @@ typedef struct Collection
 	bool		is_mapping;
 	bool		has_key;		/* a value must follow */
 	bool		key_is_merge;
-	YamlItem		pending;		/* the key */
+	YamlItem	pending;		/* the key */
 	int			merged;			/* mappings merged so far */
 	Anchor	   *anchor;			/* NULL: none */
 	int			definition;		/* of that anchor */
 	int			n;
 	int			room;
-	YamlItem	   *items;
+	YamlItem   *items;
 	int64		values;
 	int64		bytes;
 } Collection;
@@ -103,7 +103,7 @@ typedef struct YamlReader
 	int64		repeated_values;
 	int64		repeated_bytes;
 	bool		is_read;
-	YamlNode		root;
+	YamlNode	root;
 } YamlReader;
 
 /* ---------- complaints ---------- */
@@ -438,6 +438,22 @@ EndAnchor(Anchor *anchor, int definition, const YamlNode *node)
 	anchor->is_finished = true;
 }
 
+/* Counts what is repeated, before anything is copied. */
+static void
+CountRepeated(YamlReader *reader, int64 values, int64 bytes)
+{
+	yaml_mark_t mark = reader->event.start_mark;
+
+	reader->repeated_values += values;
+	reader->repeated_bytes += bytes;
+	if (reader->repeated_values > MAX_REPEATED_VALUES || reader->repeated_bytes > MAX_REPEATED_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("YAML is too large: line %d, column %d: aliases and merge keys repeat more than %d values or %d MB",
+						(int) mark.line + 1, (int) mark.column + 1, MAX_REPEATED_VALUES,
+						MAX_REPEATED_BYTES / (1024 * 1024))));
+}
+
 /* The node that the alias of the current event repeats. */
 static YamlNode
 NodeOfAlias(YamlReader *reader)
@@ -452,14 +468,7 @@ NodeOfAlias(YamlReader *reader)
 		ComplainAt(mark, psprintf("alias \"*%s\" refers to nothing that stands before it", name));
 	if (!anchor->is_finished)
 		ComplainAt(mark, psprintf("alias \"*%s\" refers to what it is part of", name));
-	reader->repeated_values += anchor->node.values;
-	reader->repeated_bytes += anchor->node.bytes;
-	if (reader->repeated_values > MAX_REPEATED_VALUES || reader->repeated_bytes > MAX_REPEATED_BYTES)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("YAML is too large: line %d, column %d: its aliases repeat more than %d values or %d MB",
-						(int) mark.line + 1, (int) mark.column + 1, MAX_REPEATED_VALUES,
-						MAX_REPEATED_BYTES / (1024 * 1024))));
+	CountRepeated(reader, anchor->node.values, anchor->node.bytes);
 	return anchor->node;
 }
 
@@ -484,10 +493,13 @@ AddItem(Collection *collection, YamlItem item)
 }
 
 static void
-MergeMapping(Collection *collection, const JsonbValue *mapping)
+MergeMapping(YamlReader *reader, const JsonbValue *mapping)
 {
+	Collection *collection = reader->open;
+
 	if (mapping->type != jbvObject)
 		ComplainAt(collection->pending.mark, "\"<<\" must be followed by a mapping or a sequence of mappings");
+	CountRepeated(reader, mapping->val.object.nPairs, 0);
 	collection->merged++;
 	for (int i = 0; i < mapping->val.object.nPairs; i++)
 		AddItem(collection, (YamlItem)
@@ -514,10 +526,10 @@ TakeNode(YamlReader *reader, const YamlNode *node)
 	if (collection->is_mapping && collection->key_is_merge && node->value.type == jbvArray)
 	{
 		for (int i = 0; i < node->value.val.array.nElems; i++)
-			MergeMapping(collection, &node->value.val.array.elems[i]);
+			MergeMapping(reader, &node->value.val.array.elems[i]);
 	}
 	else if (collection->is_mapping && collection->key_is_merge)
-		MergeMapping(collection, &node->value);
+		MergeMapping(reader, &node->value);
 	else
 	{
 		collection->pending.value = node->value;
@@ -618,7 +630,7 @@ ObjectOfItems(Collection *collection)
 {
 	JsonbValue	value = {.type = jbvObject};
 	JsonbPair  *pairs = palloc(sizeof(JsonbPair) * Max(collection->n, 1));
-	YamlItem	   *items = collection->items;
+	YamlItem   *items = collection->items;
 	int			n = 0;
 
 	if (collection->n > 1)
@@ -658,7 +670,7 @@ static void
 EndCollection(YamlReader *reader)
 {
 	Collection *collection = reader->open;
-	YamlNode		node = {
+	YamlNode	node = {
 		.value = collection->is_mapping ? ObjectOfItems(collection) : ArrayOfItems(collection),
 		.values = collection->values + 1,
 		.bytes = collection->bytes
@@ -679,7 +691,7 @@ TakeScalar(YamlReader *reader)
 {
 	Anchor	   *anchor = BeginAnchor(reader, reader->event.data.scalar.anchor);
 	bool		is_key = ExpectsKey(reader);
-	YamlNode		node = {.values = 1};
+	YamlNode	node = {.values = 1};
 
 	/* A key is its text; what it would be as a value matters to its anchor only. */
 	if (!is_key || anchor != NULL || reader->event.data.scalar.tag != NULL)
@@ -696,7 +708,7 @@ TakeScalar(YamlReader *reader)
 static void
 TakeAlias(YamlReader *reader)
 {
-	YamlNode		node = NodeOfAlias(reader);
+	YamlNode	node = NodeOfAlias(reader);
 
 	if (ExpectsKey(reader))
 		TakeKey(reader, &node);
