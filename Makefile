@@ -7,9 +7,9 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 # The install script: these files in this order, each object after what it uses.
 INSTALL_SQL = \
 	src/tasker.sql \
-	src/rules/state.sql src/rules/retry.sql src/rules/graph.sql src/rules/drawing.sql \
+	src/rules/state.sql src/rules/retry.sql src/rules/graph.sql src/rules/drawing.sql src/rules/yaml_document.sql \
 	src/pg/clock.sql \
-	src/define/template.sql src/define/template_graph.sql \
+	src/define/template.sql src/define/template_graph.sql src/define/event.sql src/define/registry.sql src/define/object_map.sql \
 	src/run/task.sql src/run/step.sql src/run/transition.sql src/run/timer.sql src/run/reenqueue.sql src/run/history.sql src/run/retention.sql \
 	src/execute/queue.sql src/execute/executor.sql src/execute/claim.sql src/execute/outcome.sql src/execute/sql_handler.sql src/execute/pause.sql src/execute/await.sql \
 	src/orchestrate/orchestrate.sql src/orchestrate/coordinate.sql src/orchestrate/finalize.sql \
@@ -30,6 +30,7 @@ PROVE_TESTS = $(sort $(wildcard test/t/*.pl))
 
 PG_CPPFLAGS = -Isrc
 PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
+SHLIB_LINK = -lyaml
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)

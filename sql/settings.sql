@@ -41,6 +41,7 @@ FROM (VALUES
 	('lease', '99'), ('lease', '0'), ('lease', '-30s'), ('lease', 'forever'),
 	('orchestrator', 'off'), ('orchestrator', 'true'), ('orchestrator', 'maybe'), ('orchestrator', '2'),
 	('batch_size', '100'), ('checkpoint_interval', '1s'),
+	('environment', 'production'), ('environment', 'Größe & "x"'), ('environment', ''),
 	('no_such_setting', '1'), ('orchestrators', 'on')) v (name, value);
 
 -- Those of the orchestrator belong to the configuration file.
@@ -55,7 +56,8 @@ SET tasker.no_such_setting = 1;
 SHOW tasker.no_such_setting;
 \set VERBOSITY default
 
--- None of them is for everyone: they decide about the work of all.
+-- The environment is for everyone: it counts for what this session registers,
+-- which may say anything anyway. None of the others is: they decide about the work of all.
 CREATE ROLE regress_tasker_settings;
 SET ROLE regress_tasker_settings;
 SELECT name, pg_temp.try_set(name, setting) AS outcome

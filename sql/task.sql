@@ -197,7 +197,7 @@ SELECT count(*) FROM tasker.create_tasks(NULL);
 SELECT * FROM pg_temp.written \gset before_
 SELECT pg_temp.outcome(format('SELECT tasker.create_tasks(ARRAY[%L, %L]::jsonb[])', '{"name": "task_test_single"}', request))
 FROM (VALUES (NULL), ('[]'), ('"task_test_single"'), ('{}'), ('{"name": null}'), ('{"name": ""}'), ('{"name": 1}'), ('{"name": "nothing"}'),
-	('{"name": "task_test_single", "namespace": "nowhere"}'), ('{"name": "task_test_single", "version": "9.9.9"}'), ('{"name": "task_test_single", "version": "latest"}'),
+	('{"name": "task_test_single", "namespace": "nowhere"}'), ('{"name": "task_test_single", "version": "9.9.9"}'), ('{"name": "task_test_single", "version": "newest"}'),
 	('{"name": "task_test_single", "context": []}'), ('{"name": "task_test_single", "context": null}'), ('{"name": "task_test_single", "contexts": {}}'),
 	('{"name": "task_test_single", "namespace_name": "default"}'), ('{"name": "task_test_single", "tags": "a"}'), ('{"name": "task_test_single", "tags": [1]}'),
 	('{"name": "task_test_single", "bypass_steps": ["only"]}'), ('{"name": "task_test_single", "bypass_steps": [null]}'),

@@ -3,7 +3,6 @@
 
 -- ---------- everything a template can say ----------
 
--- Two that the engine stores without acting on them are named.
 SELECT tasker.register_task_template($${
 	"name": "order_fulfilment",
 	"namespace_name": "shop",
@@ -22,7 +21,7 @@ SELECT tasker.register_task_template($${
 		{"name": "charge", "handler_class": "Charge", "description": "Take the money", "dependent_system": "bank",
 			"depends_on_steps": ["validate"], "default_retryable": false, "default_retry_limit": 0, "skippable": true,
 			"handler_config": {"url": "https://bank.example", "params": [1, {"a": null}]},
-			"custom_events": [{"name": "charged"}], "priority": -7, "timeout_seconds": 20,
+			"custom_events": [{"name": "payment.charged"}], "priority": -7, "timeout_seconds": 20,
 			"backoff_base_seconds": 0.5, "backoff_cap_seconds": 60, "backoff_jitter": 0.25},
 		{"name": "validate", "handler_class": "Validate"}
 	]
@@ -302,6 +301,8 @@ SELECT pg_temp.version_of(tasker.create_task('v', namespace => 'versions'));
 SELECT pg_temp.register('versions', 'v', '0.2.99', 'c') IS NOT NULL AS registered;
 SELECT pg_temp.version_of(tasker.create_task('v', namespace => 'versions'));
 SELECT pg_temp.version_of(tasker.create_task('v', namespace => 'versions', version => '0.2.99'));
+SELECT pg_temp.version_of(tasker.create_task('v', namespace => 'versions', version => 'latest'));
+SELECT pg_temp.version_of((SELECT * FROM tasker.create_tasks(ARRAY['{"name": "v", "namespace": "versions", "version": "latest"}'::jsonb])));
 SELECT version FROM pg_temp.templates WHERE namespace = 'versions' ORDER BY version_numbers;
 
 -- One that does not exist, or could not.
@@ -316,13 +317,14 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 SELECT pg_temp.outcome(format('SELECT tasker.create_task(%L, namespace => %L, version => %L)', 'v', 'versions', version))
-FROM unnest(ARRAY['0.9.1', '0.9', '0.9.0.0', 'latest', '', '0..9', 'v0.9.0', '0.9.0 ', '00.9.0', '9999999999.0.0', '99999999999999999999999.0.0']) version;
+FROM unnest(ARRAY['0.9.1', '0.9', '0.9.0.0', 'Latest', '', '0..9', 'v0.9.0', '0.9.0 ', '00.9.0', '9999999999.0.0', '99999999999999999999999.0.0']) version;
 SELECT pg_temp.outcome($$SELECT tasker.create_task('v')$$);
 SELECT pg_temp.outcome($$SELECT tasker.create_task('w', namespace => 'versions')$$);
 
 -- A deprecated version makes no new tasks; the latest is then one that does.
 SELECT tasker.deprecate_task_template('v', 'versions', '0.10.0');
 SELECT pg_temp.version_of(tasker.create_task('v', namespace => 'versions'));
+SELECT pg_temp.version_of(tasker.create_task('v', namespace => 'versions', version => 'latest'));
 SELECT tasker.create_task('v', namespace => 'versions', version => '0.10.0');
 \echo :LAST_ERROR_SQLSTATE
 -- It stays deprecated when it is registered again, and since when it is.

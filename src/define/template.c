@@ -6,12 +6,15 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "define/event.h"
 #include "define/ownership.h"
 #include "define/template.h"
 #include "define/template_document.h"
 #include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/query.h"
+#include "rules/version.h"
+#include "rules/yaml_document.h"
 #include "utils/builtins.h"
 #include "utils/float.h"
 #include "utils/hsearch.h"
@@ -179,23 +182,6 @@ ReadTemplate(const char *namespace_name, const char *name, const char *version)
 	return template;
 }
 
-/* Digits and dots only, so that the cast of the lookup cannot fail. */
-static bool
-LooksLikeVersion(const char *version)
-{
-	const char *c = version;
-
-	for (int part = 0; part < 3; part++)
-	{
-		int			digits = strspn(c, "0123456789");
-
-		if (digits < 1 || digits > 9 || (digits > 1 && *c == '0') || c[digits] != (part < 2 ? '.' : '\0'))
-			return false;
-		c += digits + 1;
-	}
-	return true;
-}
-
 const Template *
 FindTemplate(const char *namespace_name, const char *name, const char *version)
 {
@@ -205,11 +191,14 @@ FindTemplate(const char *namespace_name, const char *name, const char *version)
 	Template   *template;
 	MemoryContext caller;
 
-	if (version != NULL && !LooksLikeVersion(version))
+	if (version != NULL && strcmp(version, LATEST_VERSION) == 0)
+		version = NULL;
+	/* The cast of the lookup must not fail. */
+	if (version != NULL && !IsVersion(version))
 		return NULL;
 	/* Names that do not fit cannot have been registered. */
 	if (snprintf(key, sizeof(key), "%zu %zu %s%s%s", strlen(namespace_name), strlen(name), namespace_name, name,
-				 version ? version : "latest") >= sizeof(key))
+				 version ? version : LATEST_VERSION) >= sizeof(key))
 		return NULL;
 	if (cache == NULL)
 	{
@@ -279,20 +268,21 @@ static KeptQuery ENSURE_NAMESPACE = {
 
 static KeptQuery INSERT_NAMED_TASK = {
 	.sql =
-	"INSERT INTO tasker.named_tasks (task_namespace_id, name, version, description, configuration, owner,"
-	"       concurrent, coordinator_strategy, reenqueuer_strategy, identity_strategy, backoff_strategy)"
-	" SELECT task_namespace_id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11"
+	"INSERT INTO tasker.named_tasks (task_namespace_id, name, version, description, configuration,"
+	"       environment, effective_configuration, owner, concurrent,"
+	"       coordinator_strategy, reenqueuer_strategy, identity_strategy, backoff_strategy)"
+	" SELECT task_namespace_id, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13"
 	"   FROM tasker.task_namespaces WHERE name = $1"
 	" ON CONFLICT (task_namespace_id, name, version_numbers) DO NOTHING"
 	" RETURNING named_task_id",
-	.nargs = 11,.types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID,
+	.nargs = 13,.types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID, JSONBOID, TEXTOID,
 	BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 };
 
 /* Holding this lock no task can be created from the version: see CheckTemplateCurrent. */
 static KeptQuery LOCK_NAMED_TASK = {
 	.sql =
-	"SELECT nt.named_task_id, nt.configuration = $4"
+	"SELECT nt.named_task_id, nt.configuration = $4, coalesce(nt.environment, '')"
 	"  FROM tasker.named_tasks nt"
 	" WHERE nt.task_namespace_id = (SELECT task_namespace_id FROM tasker.task_namespaces WHERE name = $1)"
 	"   AND nt.name = $2 AND nt.version_numbers = string_to_array($3, '.')::integer[]"
@@ -307,12 +297,15 @@ static KeptQuery HAS_TASKS = {
 
 static KeptQuery REPLACE_NAMED_TASK = {
 	.sql =
-	"WITH edges AS (DELETE FROM tasker.named_step_edges WHERE named_task_id = $1)"
-	"UPDATE tasker.named_tasks SET description = $2, configuration = $3, owner = $4, concurrent = $5,"
-	"       coordinator_strategy = $6, reenqueuer_strategy = $7, identity_strategy = $8, backoff_strategy = $9,"
+	"WITH edges AS (DELETE FROM tasker.named_step_edges WHERE named_task_id = $1),"
+	"     events AS (DELETE FROM tasker.named_step_events WHERE named_task_id = $1)"
+	"UPDATE tasker.named_tasks SET description = $2, configuration = $3, environment = $4,"
+	"       effective_configuration = $5, owner = $6, concurrent = $7,"
+	"       coordinator_strategy = $8, reenqueuer_strategy = $9, identity_strategy = $10, backoff_strategy = $11,"
 	"       revision = revision + 1"
 	" WHERE named_task_id = $1",
-	.nargs = 9,.types = {INT4OID, TEXTOID, JSONBOID, TEXTOID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+	.nargs = 11,.types = {INT4OID, TEXTOID, JSONBOID, TEXTOID, JSONBOID, TEXTOID, BOOLOID,
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID}
 };
 
 static KeptQuery DELETE_TEMPLATE_STEPS = {
@@ -392,6 +385,12 @@ TextOrNull(const char *text, char *null)
 	return text ? CStringGetTextDatum(text) : (Datum) 0;
 }
 
+static const char *
+NameEnvironment(const char *environment)
+{
+	return environment[0] == '\0' ? "no environment" : psprintf("environment \"%s\"", environment);
+}
+
 /*
  * Writes the named task itself.  True where its steps are to be written:
  * it is new, or it is replaced; false where equal content is there already.
@@ -402,18 +401,23 @@ WriteNamedTask(const TemplateDocument *document, Jsonb *configuration, int32 *na
 	/* What a version has beside its name: a replacement takes over all of it. */
 	enum
 	{
-		DESCRIPTION = 3, CONTENT, OWNER, CONCURRENT, STRATEGIES, ARGS = STRATEGIES + STRATEGY_ROLES
+		DESCRIPTION = 3, CONTENT, ENVIRONMENT, EFFECTIVE, OWNER, CONCURRENT, STRATEGIES, ARGS = STRATEGIES + STRATEGY_ROLES
 	};
-	char		nulls[ARGS + 1] = "           ";
+	const char *environment = document->environment ? document->environment : "";
+	char		nulls[ARGS + 1] = "             ";
 	Datum		insert_args[ARGS] = {
 		CStringGetTextDatum(document->namespace_name), CStringGetTextDatum(document->name),
 		CStringGetTextDatum(document->version), TextOrNull(document->description, &nulls[DESCRIPTION]),
-		JsonbPGetDatum(configuration), QueryCallerName(), BoolGetDatum(document->concurrent)
+		JsonbPGetDatum(configuration), TextOrNull(document->environment, &nulls[ENVIRONMENT]),
+		JsonbPGetDatum(document->content), QueryCallerName(), BoolGetDatum(document->concurrent)
 	};
 	Datum		lock_args[4] = {insert_args[0], insert_args[1], insert_args[2], insert_args[CONTENT]};
 	Datum	   *replace_args = &insert_args[DESCRIPTION - 1];
 	char	   *replace_nulls = &nulls[DESCRIPTION - 1];
+	bool		same_content;
+	char	   *registered_for;
 
+	nulls[EFFECTIVE] = nulls[ENVIRONMENT];
 	for (StrategyRole role = 0; role < STRATEGY_ROLES; role++)
 		insert_args[STRATEGIES + role] = CStringGetTextDatum(document->strategies[role]);
 	(void) RunQuery(&ENSURE_NAMESPACE, insert_args, NULL);
@@ -429,7 +433,9 @@ WriteNamedTask(const TemplateDocument *document, Jsonb *configuration, int32 *na
 						document->full_name),
 				 errhint("Try the transaction again.")));
 	*named_task_id = RowInt32(0, 1);
-	if (RowBool(0, 2))
+	same_content = RowBool(0, 2);
+	registered_for = RowText(0, 3);
+	if (same_content && strcmp(registered_for, environment) == 0)
 		return false;
 
 	replace_args[0] = Int32GetDatum(*named_task_id);
@@ -438,6 +444,9 @@ WriteNamedTask(const TemplateDocument *document, Jsonb *configuration, int32 *na
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_TEMPLATE_IN_USE),
 				 errmsg("template \"%s\" has tasks and cannot be changed", document->full_name),
+				 same_content ?
+				 errdetail("The content is the same, but it is registered for %s and was read for %s now.",
+						   NameEnvironment(registered_for), NameEnvironment(environment)) :
 				 errdetail("The content differs from what is registered under this version."),
 				 errhint("Register the new content under a higher version.")));
 	(void) RunQuery(&REPLACE_NAMED_TASK, replace_args, replace_nulls);
@@ -532,6 +541,30 @@ WriteEdges(const TemplateDocument *document, int32 named_task_id, const int32 *s
 	(void) RunQuery(&INSERT_TEMPLATE_EDGES, args, NULL);
 }
 
+/* Enters the custom events of the steps. */
+static void
+WriteEvents(const TemplateDocument *document, int32 named_task_id, const int32 *step_ids)
+{
+	StepEvent  *events;
+	int			n = 0;
+
+	for (int i = 0; i < document->step_count; i++)
+		n += document->steps[i].event_count;
+	events = palloc(sizeof(StepEvent) * Max(n, 1));
+	n = 0;
+	for (int position = 0; position < document->step_count; position++)
+	{
+		const DocumentStep *step = &document->steps[document->order[position]];
+
+		for (int e = 0; e < step->event_count; e++)
+			events[n++] = (StepEvent)
+		{
+			.named_step_id = step_ids[position],.name = step->events[e].name,.description = step->events[e].description
+		};
+	}
+	WriteStepEvents(named_task_id, events, n);
+}
+
 /* Registers a template and returns its named_task_id. */
 static int32
 RegisterTemplate(Jsonb *configuration)
@@ -546,7 +579,10 @@ RegisterTemplate(Jsonb *configuration)
 	EnsureCheckpoint();
 	if (WriteNamedTask(document, configuration, &named_task_id))
 	{
-		WriteEdges(document, named_task_id, WriteSteps(document, named_task_id));
+		int32	   *step_ids = WriteSteps(document, named_task_id);
+
+		WriteEdges(document, named_task_id, step_ids);
+		WriteEvents(document, named_task_id, step_ids);
 		InvalidateDefinitions();
 	}
 	CloseQueryScope(&scope);
@@ -559,6 +595,14 @@ Datum
 tasker_register_task_template(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT32(RegisterTemplate(PG_GETARG_JSONB_P(0)));
+}
+
+PG_FUNCTION_INFO_V1(tasker_register_task_template_yaml);
+
+Datum
+tasker_register_task_template_yaml(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32(RegisterTemplate(JsonbOfYaml(PG_GETARG_TEXT_PP(0))));
 }
 
 /* ---------- deprecating ---------- */
@@ -583,6 +627,12 @@ DeprecateTemplate(const char *namespace_name, const char *name, const char *vers
 		TextOrNull(version, &nulls[2]), TimestampTzGetDatum(TaskerNow())
 	};
 
+	/* Called twice it would deprecate two. */
+	if (version != NULL && strcmp(version, LATEST_VERSION) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the version of template \"%s.%s\" to deprecate must be given by its number", namespace_name, name),
+				 errhint("NULL deprecates all versions.")));
 	OpenQueryScope(&scope);
 	deprecated = RunQuery(&DEPRECATE_TEMPLATE, args, nulls);
 	if (deprecated == 0)

@@ -45,8 +45,8 @@ typedef struct Template
 extern void RefreshTemplates(void);
 
 /*
- * The template of a name; version NULL means the latest that is not
- * deprecated.  NULL where there is none.  Needs an open query scope.
+ * The template of a name; version NULL or "latest" means the latest
+ * that is not deprecated.  NULL where there is none.  Needs an open query scope.
  */
 extern const Template *FindTemplate(const char *namespace_name, const char *name,
 									const char *version);

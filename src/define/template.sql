@@ -24,6 +24,8 @@ CREATE TABLE tasker.named_tasks (
 	description text,
 	configuration jsonb NOT NULL
 		CONSTRAINT named_task_configuration_is_an_object CHECK (jsonb_typeof(configuration) = 'object'),
+	environment text,
+	effective_configuration jsonb,
 	revision integer NOT NULL DEFAULT 1,
 	owner text NOT NULL,
 	concurrent boolean NOT NULL DEFAULT true,
@@ -34,11 +36,14 @@ CREATE TABLE tasker.named_tasks (
 	paused_at timestamptz,
 	deprecated_at timestamptz,
 	created_at timestamptz NOT NULL DEFAULT tasker.now(),
+	CONSTRAINT named_task_is_effective_in_an_environment CHECK ((environment IS NULL) = (effective_configuration IS NULL)),
 	CONSTRAINT named_task_version_is_unique UNIQUE (task_namespace_id, name, version_numbers)
 );
 COMMENT ON TABLE tasker.named_tasks IS
 'A named task is one version of a workflow definition. The unique index also finds the latest version: versions compare as numbers.';
 COMMENT ON COLUMN tasker.named_tasks.configuration IS 'The template as it was registered; registering equal content again is a no-op.';
+COMMENT ON COLUMN tasker.named_tasks.environment IS 'Whose overrides (environments of the template) were merged in at registration: tasker.environment of the session, where the template has something to say of it; else NULL.';
+COMMENT ON COLUMN tasker.named_tasks.effective_configuration IS 'The template with these overrides, which its steps were made from; NULL where configuration itself is in force. Kept, so that a version means what it meant when it was registered.';
 COMMENT ON COLUMN tasker.named_tasks.revision IS 'Grows when the content is replaced, which is possible while the version has no tasks.';
 COMMENT ON COLUMN tasker.named_tasks.owner IS 'The role that registered the content: functions that the template names run as it.';
 COMMENT ON COLUMN tasker.named_tasks.concurrent IS 'False: a task has at most one step in progress at a time.';
@@ -126,10 +131,16 @@ CREATE FUNCTION tasker.register_task_template(template jsonb) RETURNS integer
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'tasker_register_task_template';
 COMMENT ON FUNCTION tasker.register_task_template(jsonb) IS
-'Registers a workflow definition and returns its named_task_id. Keys: name*, namespace_name (default), version (0.1.0), description, task_handler_class, default_dependent_system, named_steps, step_templates* of name*, handler_class*, description, dependent_system, depends_on_step, depends_on_steps, default_retryable (true), default_retry_limit (3), skippable (false), handler_config, priority (0), timeout_seconds, backoff_base_seconds, backoff_cap_seconds, backoff_jitter. A step that is not retryable gets one attempt, and a crash of its executor counts as one. The whole template is validated before anything is written. Equal content under the same version is a no-op. Errors: 22023 invalid template; TK003 other content under a version that already has tasks. Concurrent registrations of one version wait for each other.';
+'Registers a workflow definition and returns its named_task_id. Keys: name*, namespace_name (default), version (0.1.0), description, task_handler_class and module_namespace (for your information), default_dependent_system, named_steps (if given, every step is among them), environments (by name, each with keys to override: objects are merged key by key, step_templates by name; the one that tasker.environment names counts, all are checked), step_templates* of name*, handler_class*, description, dependent_system, depends_on_step, depends_on_steps, default_retryable (true), default_retry_limit (3), skippable (false), handler_config, custom_events of name* and description (see register_event), priority (0), timeout_seconds, backoff_base_seconds, backoff_cap_seconds, backoff_jitter. A step that is not retryable gets one attempt, and a crash of its executor counts as one. The whole template is validated before anything is written. Equal content in the same environment under the same version is a no-op. Errors: 22023 invalid template; TK003 other content or environment under a version that already has tasks. Concurrent registrations of one version wait for each other.';
+
+CREATE FUNCTION tasker.register_task_template_yaml(document text) RETURNS integer
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'tasker_register_task_template_yaml';
+COMMENT ON FUNCTION tasker.register_task_template_yaml(text) IS
+'register_task_template() of a YAML document, which is read by yaml_to_jsonb(): the errors of both.';
 
 CREATE FUNCTION tasker.deprecate_task_template(name text, namespace text DEFAULT 'default', version text DEFAULT NULL) RETURNS integer
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'tasker_deprecate_task_template';
 COMMENT ON FUNCTION tasker.deprecate_task_template(text, text, text) IS
-'Stops the creation of new tasks from a version (all versions where version is NULL) and returns how many versions it deprecated. Tasks that exist go on. Error: 42704 unknown template.';
+'Stops the creation of new tasks from a version (all versions where version is NULL) and returns how many versions it deprecated. Tasks that exist go on. Errors: 42704 unknown template; 22023 version ''latest'', which names another one after each call.';

@@ -8,12 +8,21 @@
  */
 #include "postgres.h"
 
+#include "define/environment.h"
+#include "define/event.h"
 #include "define/template_document.h"
 #include "mb/pg_wchar.h"
+#include "pg/guc.h"
 #include "rules/document.h"
+#include "rules/version.h"
 #include "utils/hsearch.h"
 
 #define MAX_STEPS 100000
+
+/* Custom events of one step. */
+#define MAX_EVENTS 1000
+
+#define MAX_ENVIRONMENT_NAME 64
 
 static const MemberRule template_rules[] = {
 	{"name", MEMBER_STRING, true, 1, 64},
@@ -55,25 +64,6 @@ static const MemberRule step_rules[] = {
 	{NULL}
 };
 
-/* Three numbers of up to nine digits. */
-static void
-CheckVersion(const DocumentReader *reader, const char *version)
-{
-	const char *c = version;
-
-	for (int part = 0; part < 3; part++)
-	{
-		int			digits = 0;
-
-		while (*c >= '0' && *c <= '9' && digits < 10)
-			c++, digits++;
-		if (digits == 0 || digits > 9 || (digits > 1 && c[-digits] == '0') || *c != (part < 2 ? '.' : '\0'))
-			ComplainOf(reader, psprintf("\"version\" must be three numbers like \"1.0.0\", not \"%s\"",
-									  version));
-		c++;
-	}
-}
-
 /*
  * What the original stored and this version does not act on is refused or
  * named, never swallowed.
@@ -81,7 +71,7 @@ CheckVersion(const DocumentReader *reader, const char *version)
 static void
 CheckSupported(const DocumentReader *reader, JsonbContainer *object)
 {
-	static const char *const stored_only[] = {"schema", "environments"};
+	static const char *const stored_only[] = {"schema"};
 
 	for (int i = 0; i < lengthof(stored_only); i++)
 	{
@@ -89,6 +79,42 @@ CheckSupported(const DocumentReader *reader, JsonbContainer *object)
 			ereport(WARNING,
 					(errmsg("%s: \"%s\" is stored but has no effect in this version",
 							reader->subject, stored_only[i])));
+	}
+}
+
+static const MemberRule event_rules[] = {
+	{"name", MEMBER_STRING, true, 1, 1000},
+	{"description", MEMBER_STRING, false, 0, 10000},
+	{NULL}
+};
+
+/* Reads the "custom_events" of a step. */
+static void
+ReadEvents(DocumentReader *reader, JsonbContainer *array, DocumentStep *step)
+{
+	step->event_count = JsonContainerSize(array);
+	if (step->event_count > MAX_EVENTS)
+		ComplainOf(reader, psprintf("it has more than %d custom events", MAX_EVENTS));
+	step->events = palloc0(sizeof(DocumentEvent) * Max(step->event_count, 1));
+	for (int i = 0; i < step->event_count; i++)
+	{
+		JsonbValue *value = getIthJsonbValueFromContainer(array, i);
+		DocumentEvent *event = &step->events[i];
+		const char *problem;
+
+		if (value->type != jbvBinary || !JsonContainerIsObject(value->val.binary.data))
+			ComplainOf(reader, "each of \"custom_events\" must be an object");
+		CheckMembers(reader, value->val.binary.data, event_rules);
+		event->name = StringMember(value->val.binary.data, "name", NULL);
+		event->description = StringMember(value->val.binary.data, "description", NULL);
+		problem = EventNameProblem(event->name);
+		if (problem != NULL)
+			ComplainOf(reader, psprintf("event name \"%s\" is invalid: %s", event->name, problem));
+		for (int other = 0; other < i; other++)
+		{
+			if (strcmp(step->events[other].name, event->name) == 0)
+				ComplainOf(reader, psprintf("event \"%s\" is defined twice", event->name));
+		}
 	}
 }
 
@@ -121,9 +147,7 @@ ReadStep(DocumentReader *reader, JsonbValue *value, const char *default_system, 
 	config = Member(object, "handler_config");
 	step->handler_config = config ? JsonbValueToJsonb(config) : NULL;
 	if (Member(object, "custom_events") != NULL)
-		ereport(WARNING,
-				(errmsg("%s: step \"%s\": \"custom_events\" is stored but has no effect in this version",
-						reader->subject, step->name)));
+		ReadEvents(reader, Member(object, "custom_events")->val.binary.data, step);
 	reader->part = NULL;
 }
 
@@ -224,8 +248,17 @@ CheckNamedSteps(DocumentReader *reader, TemplateDocument *document, JsonbContain
 	}
 }
 
-TemplateDocument *
-ReadTemplateDocument(Jsonb *jsonb)
+/* Names a template, and the environment if its overrides are in it. */
+static const char *
+SubjectOf(const char *name, const char *environment)
+{
+	return environment ? psprintf("template \"%s\" in environment \"%s\"", name, environment) :
+		psprintf("template \"%s\"", name);
+}
+
+/* Reads a document into which the overrides of an environment, if any, are merged. */
+static TemplateDocument *
+ReadMerged(Jsonb *jsonb, char *environment)
 {
 	JsonbContainer *root = &jsonb->root;
 	TemplateDocument *document = palloc0(sizeof(TemplateDocument));
@@ -237,16 +270,20 @@ ReadTemplateDocument(Jsonb *jsonb)
 	if (!JsonContainerIsObject(root) || JsonContainerIsScalar(root))
 		ComplainOf(&reader, "it must be an object");
 	if (Member(root, "name") != NULL && Member(root, "name")->type == jbvString)
-		reader.subject = psprintf("template \"%s\"", StringMember(root, "name", NULL));
+		reader.subject = SubjectOf(StringMember(root, "name", NULL), environment);
 	CheckMembers(&reader, root, template_rules);
+	document->environment = environment;
+	document->content = jsonb;
 	document->name = StringMember(root, "name", NULL);
 	document->namespace_name = StringMember(root, "namespace_name", "default");
 	document->version = StringMember(root, "version", "0.1.0");
 	document->description = StringMember(root, "description", NULL);
 	document->full_name = psprintf("%s.%s@%s", document->namespace_name, document->name,
 								   document->version);
-	reader.subject = psprintf("template \"%s\"", document->full_name);
-	CheckVersion(&reader, document->version);
+	reader.subject = SubjectOf(document->full_name, environment);
+	if (!IsVersion(document->version))
+		ComplainOf(&reader, psprintf("\"version\" must be three numbers like \"1.0.0\", not \"%s\"",
+								   document->version));
 	CheckSupported(&reader, root);
 	document->concurrent = BooleanMember(root, "concurrent", true);
 	for (StrategyRole role = 0; role < STRATEGY_ROLES; role++)
@@ -275,4 +312,44 @@ ReadTemplateDocument(Jsonb *jsonb)
 		ComplainOf(&reader, "its dependencies lead in a circle back to itself");
 	}
 	return document;
+}
+
+TemplateDocument *
+ReadTemplateDocument(Jsonb *jsonb)
+{
+	TemplateDocument *base = ReadMerged(jsonb, NULL);
+	TemplateDocument *in_force = base;
+	JsonbValue *environments = Member(&jsonb->root, "environments");
+	JsonbIterator *iterator;
+	JsonbValue	key;
+	JsonbValue	overrides;
+
+	if (environments == NULL)
+		return base;
+	iterator = JsonbIteratorInit(environments->val.binary.data);
+	(void) JsonbIteratorNext(&iterator, &key, true);
+	while (JsonbIteratorNext(&iterator, &key, true) == WJB_KEY)
+	{
+		char	   *environment = StringOf(&key);
+		DocumentReader reader = {.subject = SubjectOf(base->full_name, environment)};
+		TemplateDocument *document;
+
+		(void) JsonbIteratorNext(&iterator, &overrides, true);
+		/* The empty name is the setting's for none. */
+		if (environment[0] == '\0' || pg_mbstrlen(environment) > MAX_ENVIRONMENT_NAME)
+			ComplainOf(&reader, psprintf("the name of an environment must have 1 to %d characters", MAX_ENVIRONMENT_NAME));
+		/* An environment under which nothing is written says nothing. */
+		if (overrides.type == jbvNull)
+			continue;
+		if (overrides.type != jbvBinary || !JsonContainerIsObject(overrides.val.binary.data))
+			ComplainOf(&reader, "it must be an object");
+		document = ReadMerged(MergeEnvironment(&reader, &jsonb->root, overrides.val.binary.data), environment);
+		if (strcmp(environment, tasker_environment) == 0)
+			in_force = document;
+	}
+	if (in_force == base && tasker_environment[0] != '\0')
+		ereport(NOTICE,
+				(errmsg("template \"%s\" says nothing of environment \"%s\": it is registered as it stands",
+						base->full_name, tasker_environment)));
+	return in_force;
 }

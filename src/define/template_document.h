@@ -11,6 +11,13 @@
 #include "rules/graph.h"
 #include "utils/jsonb.h"
 
+/* A custom event that a step announces. */
+typedef struct DocumentEvent
+{
+	char	   *name;
+	char	   *description;	/* NULL: none */
+} DocumentEvent;
+
 /* A step template, with the defaults filled in. */
 typedef struct DocumentStep
 {
@@ -27,6 +34,8 @@ typedef struct DocumentStep
 	double		backoff_base_seconds;	/* -1: the setting */
 	double		backoff_cap_seconds;	/* -1: the setting */
 	double		backoff_jitter; /* -1: the setting */
+	int			event_count;
+	DocumentEvent *events;
 } DocumentStep;
 
 typedef struct TemplateDocument
@@ -35,6 +44,8 @@ typedef struct TemplateDocument
 	char	   *name;
 	char	   *version;
 	char	   *full_name;		/* namespace.name@version */
+	char	   *environment;	/* whose overrides are merged in; NULL: none */
+	Jsonb	   *content;		/* the document with these overrides */
 	char	   *description;	/* NULL: none */
 	bool		concurrent;		/* false: one step of a task at a time */
 	char	   *strategies[STRATEGY_ROLES];
@@ -46,8 +57,10 @@ typedef struct TemplateDocument
 } TemplateDocument;
 
 /*
- * Reads and checks a document as a whole; raises 22023 with the template, the
- * step and the problem.  The result is allocated in the current context.
+ * Reads and checks a document as a whole, as it stands and in each of its
+ * environments; raises 22023 with the template, the environment, the step and
+ * the problem.  The result is what the document says in the environment in
+ * force, allocated in the current context.
  */
 extern TemplateDocument *ReadTemplateDocument(Jsonb *document);
 

@@ -20,6 +20,7 @@ int			tasker_backoff_base = 1000;
 int			tasker_backoff_cap = 300000;
 double		tasker_backoff_jitter = 0.1;
 bool		tasker_direct_writes = true;
+char	   *tasker_environment = NULL;
 int			tasker_lease = 30000;
 int			tasker_batch_size = 1000;
 int			tasker_checkpoint_interval = 1000;
@@ -65,6 +66,12 @@ InitSettings(void)
 							 "Off: by SQL statements, slower, with the same result. A table with a trigger is written by SQL in any case.",
 							 &tasker_direct_writes, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
+	/* Whoever may register a template may write into it what an environment would. */
+	DefineCustomStringVariable("tasker.environment",
+							   "Environment whose overrides a template gets when it is registered.",
+							   "A key of the template's \"environments\". Empty: none. Counts for the session that registers.",
+							   &tasker_environment, "",
+							   PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("tasker.lease",
 							"How long a detached executor keeps its steps without a heartbeat.",
 							"For executors that do not ask for another lease at their registration.",

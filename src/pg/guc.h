@@ -13,6 +13,7 @@ extern int	tasker_backoff_base;	/* milliseconds */
 extern int	tasker_backoff_cap;		/* milliseconds */
 extern double tasker_backoff_jitter;	/* 0 to 1 */
 extern bool tasker_direct_writes;
+extern char *tasker_environment;	/* empty: none */
 extern int	tasker_lease;			/* milliseconds */
 extern int	tasker_batch_size;		/* steps a transaction */
 extern int	tasker_checkpoint_interval; /* milliseconds */

@@ -15,7 +15,7 @@ my $target = tasker_node('target');
 # Everything that a dump must carry, with the number of its rows and a digest
 # of them. The checkpoint is compared apart: its row is this server's own.
 my @tables = map { "tasker.$_" } qw(task_namespaces named_tasks dependent_systems named_steps handlers
-  named_tasks_named_steps named_step_edges tasks workflow_steps workflow_step_edges task_transition_log
+  named_tasks_named_steps named_step_edges custom_events named_step_events dependent_system_object_maps tasks workflow_steps workflow_step_edges task_transition_log
   workflow_step_transition_log executors);
 my $digest = join(' UNION ALL ', map { "SELECT '$_', count(*), md5(coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '')) FROM $_ t" } @tables);
 my $partitions = q(SELECT c.relname, pg_get_expr(c.relpartbound, c.oid), c.relowner::regrole, c.relacl, c.reloptions,
@@ -33,6 +33,15 @@ my $session = Tasker::Session->new($source, 'app');
 $session->query(Tasker::template_sql('diamond', 'a; b<-a; c<-a; d<-b,c'));
 $session->query(Tasker::template_sql('flaky', 'a; b<-a', { backoff_base_seconds => 3600, backoff_cap_seconds => 3600 }));
 $session->query(Tasker::template_sql('other', 'a', { handler_class => 'nobody' }));
+# What is said besides: an environment, custom events, descriptions, objects of other systems.
+$session->query(q(SET tasker.environment = 'production'));
+$session->query(q(SELECT tasker.register_task_template_yaml('
+name: staged
+namespace_name: test
+step_templates: [{name: s, handler_class: H, custom_events: [{name: dump.taken, description: by a step}]}]
+environments: {production: {step_templates: [{name: s, handler_config: {url: there}}]}}')));
+$session->query(q(SELECT tasker.register_event('dump.restored', fired_by => '{operator}'), tasker.describe_namespace('test', 'of the test'),
+	tasker.map_objects('here', '1', 'there', 'A'), tasker.map_objects('there', 'B', 'here', '2')));
 diamonds($session, 10);
 my $executor = Tasker::Executor->new($source, 'app', capacity => 20);
 ok($executor->drain, 'ten tasks are done before the dump');
@@ -102,6 +111,8 @@ foreach my $database (qw(plain custom directory))
 	is($restored->query($sequences), $before{$sequences}, "$database: the sequences are where they were");
 
 	is($restored->query($partitions), $before{$partitions}, "$database: the logs have their partitions");
+	is($restored->query(q(SELECT tasker.task_template('staged', 'test', effective => true) #>> '{step_templates,0,handler_config,url}')), 'there',
+		"$database: a template is in force as it was");
 
 	# An executor comes, which wakes the orchestrator, and gets nothing.
 	my $executor = Tasker::Executor->new($target, $database, capacity => 1000, handlers => 'H,nobody');
