@@ -84,8 +84,8 @@ SELECT tasker.execute_step(test.step(:t, 'b')), tasker.execute_step(test.step(:t
 SELECT tasker.execute_step(-1);
 SELECT tasker.execute_step(NULL);
 -- nothing is a result, too
-SELECT pg_temp.register('nothing', 'a', '{}', '{"a": {"handler_config": {"nothing": true}}}') > 0 AS registered;
-SELECT tasker.create_task('nothing', namespace => 'test') AS u \gset
+SELECT pg_temp.register('no results', 'a', '{}', '{"a": {"handler_config": {"nothing": true}}}') > 0 AS registered;
+SELECT tasker.create_task('no results', namespace => 'test') AS u \gset
 SELECT tasker.execute_step(test.step(:u, 'a'));
 SELECT results FROM tasker.workflow_steps WHERE task_id = :u;
 
@@ -101,7 +101,7 @@ SELECT pg_temp.done();
 CREATE FUNCTION app.calls(step tasker.claimed_step) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
 	IF step.step_name = 'creates' THEN
-		RETURN to_jsonb(tasker.create_task('nothing', namespace => 'test') > 0);
+		RETURN to_jsonb(tasker.create_task('no results', namespace => 'test') > 0);
 	ELSIF step.step_name = 'completes' THEN
 		PERFORM tasker.complete_step(step.workflow_step_id, step.claim, '"by itself"');
 	ELSIF step.step_name = 'cancels' THEN

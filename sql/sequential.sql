@@ -114,7 +114,7 @@ SELECT pg_temp.claim(:puller);
 SELECT tasker.cancel_task(:t), pg_temp.settle();
 
 ---- beside each other: tasks do not wait for other tasks ----
-SELECT tasker.create_task('turns', namespace => 'test') FROM generate_series(1, 3);
+SELECT count(tasker.create_task('turns', namespace => 'test')) FROM generate_series(1, 3);
 SELECT pg_temp.settle();
 SELECT pg_temp.claim(:puller);
 
