@@ -92,8 +92,13 @@ RESET tasker.clock_offset;
 
 ---- one definition ----
 -- The views, the functions for one task and those for many say the same, here of
--- every task that the tests before have left, and of random ones named twice.
--- How long until a step is ready is the one thing that the moment changes.
+-- every task that the tests before have left, and of random ones named twice. How
+-- long until a step is ready is the one thing that the moment changes: the clock is
+-- beyond the backoffs that others have left, and there is one for an hour.
+SET tasker.clock_offset = '14 d';
+SELECT tasker.create_task('summary wide', namespace => 'test') AS waiting \gset
+SELECT tasker.orchestrate() > 0 AS orchestrated, pg_temp.claim() AS claimed;
+SELECT tasker.fail_step(test.step(:waiting, 'r'), test.claim(:waiting, 'r'), 'busy', retry_after_seconds => 3600);
 CREATE TEMP TABLE asked AS SELECT array_agg(task_id ORDER BY random()) AS ids FROM tasker.tasks;
 CREATE FUNCTION pg_temp.same(ids bigint[], OUT rows boolean, OUT differences bigint) LANGUAGE sql AS $$
 	WITH batch AS MATERIALIZED (
@@ -126,5 +131,6 @@ WHERE jsonb_array_length(s.ready_step_ids) <> s.ready_steps
 	OR jsonb_array_length(s.ready_step_ids) + jsonb_array_length(s.blocked_step_ids) <> s.pending_steps + s.failed_steps
 	OR s.root_step_count <> (SELECT count(*) FROM tasker.workflow_steps w WHERE w.task_id = s.task_id AND w.is_root);
 
+SELECT tasker.cancel_task(:waiting);
 SELECT tasker.unregister_executor(:executor);
 SELECT * FROM tasker.check();

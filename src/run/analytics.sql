@@ -72,6 +72,25 @@ END;
 COMMENT ON FUNCTION tasker.ready_since(bigint, integer) IS
 'When a step had become ready before the claim with this number: the release, retry or resumption that made it pending, the end of its last parent, or the creation of its task. No row where there is no such step. Read by the analytics.';
 
+CREATE FUNCTION tasker.step_of_template(step_id bigint, namespace text, task_name text, version text)
+RETURNS TABLE (task_id bigint, attempts integer, retryable boolean, step_name text, task_name text, namespace_name text, version text)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+	SELECT s.task_id, s.attempts, s.retryable, step.name, t.name, n.name, t.version
+	FROM tasker.workflow_steps s
+	CROSS JOIN LATERAL (SELECT t.named_task_id FROM tasker.tasks t WHERE t.task_id = s.task_id OFFSET 0) run
+	JOIN tasker.named_tasks t ON t.named_task_id = run.named_task_id
+	JOIN tasker.task_namespaces n ON n.task_namespace_id = t.task_namespace_id
+	JOIN tasker.named_steps step ON step.named_step_id = s.named_step_id
+	WHERE s.workflow_step_id = step_id
+		AND (step_of_template.namespace IS NULL OR n.name = step_of_template.namespace)
+		AND (step_of_template.task_name IS NULL OR t.name = step_of_template.task_name)
+		AND (step_of_template.version IS NULL OR t.version = step_of_template.version)
+	OFFSET 0;
+END;
+COMMENT ON FUNCTION tasker.step_of_template(bigint, text, text, text) IS
+'A step with its names, if it is of the namespace, template name and version given (NULL: any). Read by the analytics.';
+
 CREATE FUNCTION tasker.analytics_metrics(since timestamptz DEFAULT tasker.now() - interval '1 hour')
 RETURNS TABLE (
 	active_tasks_count bigint, total_namespaces_count bigint, unique_task_types_count bigint,
@@ -156,19 +175,7 @@ BEGIN ATOMIC
 			WHERE a.state = 'complete'
 			ORDER BY duration DESC, a.workflow_step_id
 		) a
-		CROSS JOIN LATERAL (
-			SELECT s.task_id, s.attempts, s.retryable, step.name AS step_name, t.name AS task_name, n.name AS namespace_name, t.version
-			FROM tasker.workflow_steps s
-			CROSS JOIN LATERAL (SELECT t.named_task_id FROM tasker.tasks t WHERE t.task_id = s.task_id OFFSET 0) run
-			JOIN tasker.named_tasks t ON t.named_task_id = run.named_task_id
-			JOIN tasker.task_namespaces n ON n.task_namespace_id = t.task_namespace_id
-			JOIN tasker.named_steps step ON step.named_step_id = s.named_step_id
-			WHERE s.workflow_step_id = a.workflow_step_id
-				AND (slowest_steps.namespace IS NULL OR n.name = slowest_steps.namespace)
-				AND (slowest_steps.task_name IS NULL OR t.name = slowest_steps.task_name)
-				AND (slowest_steps.version IS NULL OR t.version = slowest_steps.version)
-			OFFSET 0
-		) s
+		CROSS JOIN LATERAL tasker.step_of_template(a.workflow_step_id, slowest_steps.namespace, slowest_steps.task_name, slowest_steps.version) s
 		ORDER BY a.duration DESC, a.workflow_step_id
 		LIMIT max
 	) slow
@@ -254,19 +261,7 @@ BEGIN ATOMIC
 		SELECT a.metadata ->> 'error_class' AS error_class, regexp_replace(a.metadata ->> 'error_message', '\d+', '#', 'g') AS pattern,
 			a.workflow_step_id, a.ended_at, s.task_id, s.step_name
 		FROM tasker.ended_attempts(error_patterns.since) a
-		CROSS JOIN LATERAL (
-			SELECT s.task_id, step.name AS step_name
-			FROM tasker.workflow_steps s
-			CROSS JOIN LATERAL (SELECT t.named_task_id FROM tasker.tasks t WHERE t.task_id = s.task_id OFFSET 0) run
-			JOIN tasker.named_tasks t ON t.named_task_id = run.named_task_id
-			JOIN tasker.task_namespaces n ON n.task_namespace_id = t.task_namespace_id
-			JOIN tasker.named_steps step ON step.named_step_id = s.named_step_id
-			WHERE s.workflow_step_id = a.workflow_step_id
-				AND (error_patterns.namespace IS NULL OR n.name = error_patterns.namespace)
-				AND (error_patterns.task_name IS NULL OR t.name = error_patterns.task_name)
-				AND (error_patterns.version IS NULL OR t.version = error_patterns.version)
-			OFFSET 0
-		) s
+		CROSS JOIN LATERAL tasker.step_of_template(a.workflow_step_id, error_patterns.namespace, error_patterns.task_name, error_patterns.version) s
 		WHERE a.state = 'error'
 	) e
 	GROUP BY e.error_class, e.pattern
