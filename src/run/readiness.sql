@@ -89,24 +89,33 @@ CREATE VIEW tasker.task_execution_contexts AS
 SELECT t.task_id, t.named_task_id, t.state AS status,
 	step.total AS total_steps, step.pending AS pending_steps, step.in_progress AS in_progress_steps,
 	step.completed AS completed_steps, step.failed AS failed_steps, step.ready AS ready_steps,
-	verdict.execution_status,
-	CASE verdict.execution_status
-		WHEN 'has_ready_steps' THEN 'execute_ready_steps'
-		WHEN 'processing' THEN 'wait_for_completion'
-		WHEN 'all_complete' THEN 'finalize_task'
-		WHEN 'blocked_by_failures' THEN 'handle_failures'
-		ELSE 'wait_for_dependencies'
-	END AS recommended_action,
+	verdict.execution_status, verdict.recommended_action,
 	CASE WHEN step.total = 0 THEN 0.0
 		ELSE round(step.completed * 100.0 / step.total, 2)
 	END AS completion_percentage,
+	verdict.health_status, step.cancelled AS cancelled_steps,
+	verdict.execution_status IN ('has_ready_steps', 'processing') AS has_work_to_do,
+	t.state IN ('pending', 'in_progress')
+		AND verdict.execution_status IN ('processing', 'waiting_for_dependencies') AS should_reenqueue,
+	verdict.needs_intervention,
 	CASE
-		WHEN step.failed = 0 THEN 'healthy'
-		WHEN step.ready > 0 THEN 'recovering'
-		WHEN step.permanently_blocked > 0 THEN 'blocked'
-		ELSE 'recovering'
-	END AS health_status,
-	step.cancelled AS cancelled_steps
+		WHEN t.state IN ('complete', 'cancelled', 'resolved_manually') THEN
+			jsonb '{"action": "none", "description": "The task has ended.", "urgency": "none", "can_proceed": false}'
+		WHEN t.state = 'error' OR verdict.recommended_action = 'handle_failures' THEN
+			jsonb '{"action": "handle_failures", "description": "Nothing more can run: retry or resolve the steps that failed.", "urgency": "critical", "can_proceed": false}'
+		WHEN verdict.recommended_action = 'execute_ready_steps' THEN
+			jsonb '{"action": "execute_ready_steps", "description": "Steps are ready for an executor.", "urgency": "high", "can_proceed": true}'
+		WHEN verdict.recommended_action = 'wait_for_completion' THEN
+			jsonb '{"action": "wait_for_completion", "description": "Executors are at work.", "urgency": "low", "can_proceed": false}'
+		WHEN verdict.recommended_action = 'finalize_task' THEN
+			jsonb '{"action": "finalize_task", "description": "All steps are done: the orchestrator closes the task.", "urgency": "medium", "can_proceed": true}'
+		ELSE
+			jsonb '{"action": "wait_for_dependencies", "description": "Steps wait for a retry, or until something is resumed.", "urgency": "low", "can_proceed": false}'
+	END AS next_action_details,
+	jsonb_build_object('completed_ratio', step.completed || '/' || step.total,
+		'percentage', CASE WHEN step.total = 0 THEN 0.0 ELSE round(step.completed * 100.0 / step.total, 2) END || '%',
+		'remaining_steps', step.total - step.completed,
+		'failed_steps', step.failed, 'ready_steps', step.ready) AS progress_details
 FROM tasker.tasks t
 CROSS JOIN LATERAL (
 	SELECT count(*) AS total,
@@ -130,7 +139,25 @@ CROSS JOIN LATERAL (
 		WHEN step.completed = step.total AND step.total > 0 THEN 'all_complete'
 		WHEN step.permanently_blocked + step.cancelled > 0 AND step.failed = step.permanently_blocked THEN 'blocked_by_failures'
 		ELSE 'waiting_for_dependencies'
-	END AS execution_status
+	END AS execution_status,
+	CASE
+		WHEN step.failed = 0 THEN 'healthy'
+		WHEN step.ready > 0 THEN 'recovering'
+		WHEN step.permanently_blocked > 0 THEN 'blocked'
+		ELSE 'recovering'
+	END AS health_status
+) status
+CROSS JOIN LATERAL (
+	SELECT status.*,
+		CASE status.execution_status
+			WHEN 'has_ready_steps' THEN 'execute_ready_steps'
+			WHEN 'processing' THEN 'wait_for_completion'
+			WHEN 'all_complete' THEN 'finalize_task'
+			WHEN 'blocked_by_failures' THEN 'handle_failures'
+			ELSE 'wait_for_dependencies'
+		END AS recommended_action,
+		t.state = 'error' OR (t.state IN ('pending', 'in_progress')
+			AND (status.execution_status = 'blocked_by_failures' OR status.health_status = 'blocked')) AS needs_intervention
 ) verdict;
 COMMENT ON VIEW tasker.task_execution_contexts IS
 'How far each task has come and what it needs next. For people and dashboards; ask by task_id.';
@@ -138,6 +165,11 @@ COMMENT ON COLUMN tasker.task_execution_contexts.completed_steps IS 'Complete or
 COMMENT ON COLUMN tasker.task_execution_contexts.failed_steps IS 'In error, those that will run again included.';
 COMMENT ON COLUMN tasker.task_execution_contexts.execution_status IS 'The first that holds: has_ready_steps, processing, all_complete, blocked_by_failures (a step failed for good or was cancelled, and none waits for its backoff), waiting_for_dependencies.';
 COMMENT ON COLUMN tasker.task_execution_contexts.health_status IS 'healthy (no step in error), recovering, or blocked (a step failed for good and none is ready).';
+COMMENT ON COLUMN tasker.task_execution_contexts.has_work_to_do IS 'Steps are ready or in progress.';
+COMMENT ON COLUMN tasker.task_execution_contexts.should_reenqueue IS 'The task is open and worth another look later: steps are in progress, or wait for a retry or for what is paused.';
+COMMENT ON COLUMN tasker.task_execution_contexts.needs_intervention IS 'A person is needed: the task is in error, or it is open, a step of it failed for good or was cancelled, and no other one is ready.';
+COMMENT ON COLUMN tasker.task_execution_contexts.next_action_details IS 'action (recommended_action, but handle_failures for every task in error and none for one that has ended), description, urgency (critical, high, medium, low, none) and can_proceed (something can be done without waiting).';
+COMMENT ON COLUMN tasker.task_execution_contexts.progress_details IS 'completed_ratio (text, completed/total), percentage (text), remaining_steps, failed_steps, ready_steps.';
 
 CREATE FUNCTION tasker.step_readiness_status(task_id bigint, step_ids bigint[] DEFAULT NULL)
 RETURNS SETOF tasker.step_readiness_statuses
@@ -159,6 +191,35 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION tasker.task_execution_context(bigint) IS
 'The execution context of one task; no row where there is no such task.';
+
+-- Many tasks in one call: the views are asked for each one by its key, so that
+-- what one costs is what many cost, whatever the planner believes of the tables.
+-- Joined as a whole, it would have to guess how many steps they have.
+CREATE FUNCTION tasker.step_readiness_statuses(task_ids bigint[])
+RETURNS SETOF tasker.step_readiness_statuses
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 5000
+SET enable_seqscan = off
+SET jit = off
+BEGIN ATOMIC
+	SELECT r.*
+	FROM (SELECT DISTINCT u.task_id FROM unnest(task_ids) u (task_id)) asked
+	CROSS JOIN LATERAL (SELECT r.* FROM tasker.step_readiness_statuses r WHERE r.task_id = asked.task_id OFFSET 0) r;
+END;
+COMMENT ON FUNCTION tasker.step_readiness_statuses(bigint[]) IS
+'step_readiness_status() of many tasks: the rows of the view of the same name, each task once however often it is named. No row for a task that does not exist.';
+
+CREATE FUNCTION tasker.task_execution_contexts(task_ids bigint[])
+RETURNS SETOF tasker.task_execution_contexts
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 500
+SET enable_seqscan = off
+SET jit = off
+BEGIN ATOMIC
+	SELECT c.*
+	FROM (SELECT DISTINCT u.task_id FROM unnest(task_ids) u (task_id)) asked
+	CROSS JOIN LATERAL (SELECT c.* FROM tasker.task_execution_contexts c WHERE c.task_id = asked.task_id OFFSET 0) c;
+END;
+COMMENT ON FUNCTION tasker.task_execution_contexts(bigint[]) IS
+'task_execution_context() of many tasks: the rows of the view of the same name, each task once however often it is named. No row for a task that does not exist.';
 
 -- What it claims to cost and to return is read by step_dag_relationships' planner.
 CREATE FUNCTION tasker.step_depths(task_id bigint)

@@ -86,6 +86,9 @@ BEGIN
 		EXECUTE format('CREATE INDEX %I ON tasker.%I (xact_id)', leaf || '_by_transaction', leaf);
 		EXECUTE format('COMMENT ON INDEX tasker.%I IS %L', leaf || '_by_transaction',
 			'Serves the readers of the log: what is new since a position.');
+		EXECUTE format('CREATE INDEX %I ON tasker.%I USING brin (created_at) WITH (autosummarize = on)', leaf || '_by_time', leaf);
+		EXECUTE format('COMMENT ON INDEX tasker.%I IS %L', leaf || '_by_time',
+			'Serves the analytics: what happened since a time.');
 		EXECUTE format('CREATE TRIGGER insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tasker.%I
 			FOR EACH STATEMENT EXECUTE FUNCTION tasker.refuse_log_change()', leaf);
 		-- Default privileges must not open what is closed.
