@@ -77,10 +77,11 @@ FROM jsonb_array_elements(tasker.task_diagram(:task, 'json')::jsonb -> 'edges') 
 LEFT JOIN tasker.workflow_step_edges e ON edge ->> 'source_id' = 'step_' || e.from_step_id AND edge ->> 'target_id' = 'step_' || e.to_step_id
 WHERE edge ->> 'label' = 'provides';
 
----- the latest version by number, deprecated or not ----
-SELECT test.template('diagram versions', 'a', version => '1.9.0') > 0 AS registered, test.template('diagram versions', 'a; b<-a', version => '1.10.0') > 0 AS registered_too;
+---- the latest version by number that is not deprecated, as everywhere ----
+SELECT test.template('diagram versions', 'a', version => '1.9.0') > 0 AS registered, test.template('diagram versions', 'a; b<-a', version => '1.10.0') > 0 AS registered_too,
+	test.template('diagram versions', 'a; b; c', version => '2.0.0') > 0 AS and_one_more;
 SELECT tasker.task_template_diagram('diagram versions', 'test', '1.9.0');
-SELECT tasker.deprecate_task_template('diagram versions', 'test');
+SELECT tasker.deprecate_task_template('diagram versions', 'test', '2.0.0');
 SELECT tasker.task_template_diagram('diagram versions', 'test');
 
 ---- refused ----
