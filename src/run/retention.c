@@ -73,8 +73,9 @@ static KeptQuery READ_POSITION = {
 
 static KeptQuery LOOK_AHEAD = {
 	.sql =
-	"SELECT t.task_id, t.requested_at < $2 FROM tasker.tasks t"
-	" WHERE t.task_id > $1 ORDER BY t.task_id OFFSET $3 LIMIT 1",
+	"SELECT t.task_id, (SELECT l.created_at < $2 FROM tasker.task_transition_log l"
+	"                    WHERE l.task_id = t.task_id AND l.sort_key = 10)"
+	"  FROM (SELECT task_id FROM tasker.tasks WHERE task_id > $1 ORDER BY task_id OFFSET $3 LIMIT 1) t",
 	.nargs = 3,.types = {INT8OID, TIMESTAMPTZOID, INT8OID}
 };
 

@@ -31,23 +31,22 @@ CREATE UNIQUE INDEX task_identity_key_is_unique_in_namespace
 COMMENT ON INDEX tasker.task_identity_key_is_unique_in_namespace IS 'Serves create_task: the first task of an identity key.';
 CREATE INDEX tasks_of_named_task ON tasker.tasks (named_task_id, task_id);
 COMMENT ON INDEX tasker.tasks_of_named_task IS 'Serves register_task_template (has the version tasks?), pause and resume of a template.';
-
 CREATE FUNCTION tasker.create_task(
 	name text, context jsonb DEFAULT '{}', namespace text DEFAULT 'default', version text DEFAULT NULL,
 	initiator text DEFAULT 'unknown', source_system text DEFAULT 'unknown', reason text DEFAULT 'unknown',
 	tags text[] DEFAULT '{}', bypass_steps text[] DEFAULT '{}',
-	identity_key text DEFAULT NULL, priority integer DEFAULT 0)
+	identity_key text DEFAULT NULL, priority integer DEFAULT 0, requested_at timestamptz DEFAULT NULL)
 RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'tasker_create_task';
-COMMENT ON FUNCTION tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer) IS
-'Creates a task with its steps and edges in the caller''s transaction and returns its task_id; work starts after the commit. version NULL is the latest by number. Under an identity_key that the namespace has seen, the first task is returned and nothing is created. bypass_steps names skippable steps that are resolved at once. Errors: 42704 unknown template; 22023 bad argument; 55000 deprecated version; 40001 the template changed meanwhile (try again).';
+COMMENT ON FUNCTION tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz) IS
+'Creates a task with its steps and edges in the caller''s transaction and returns its task_id; work starts after the commit. version NULL is the latest by number. Under an identity_key that the namespace has seen, the first task is returned and nothing is created. bypass_steps names skippable steps that are resolved at once. requested_at says when it was asked for, now where NULL; it delays nothing. Errors: 42704 unknown template; 22023 bad argument; 55000 deprecated version; 40001 the template changed meanwhile (try again).';
 
 CREATE FUNCTION tasker.create_tasks(requests jsonb[]) RETURNS SETOF bigint
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'tasker_create_tasks';
 COMMENT ON FUNCTION tasker.create_tasks(jsonb[]) IS
-'Creates many tasks at once: each object has the parameters of create_task as keys (tags and bypass_steps as arrays of strings). Returns the task ids in the order of the requests. All or nothing.';
+'Creates many tasks at once: each object has the parameters of create_task as keys (tags and bypass_steps as arrays of strings, requested_at as a string that is a timestamptz). Returns the task ids in the order of the requests. All or nothing.';
 
 CREATE FUNCTION tasker.cancel_task(task_id bigint, reason text DEFAULT NULL) RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_cancel_task';
