@@ -240,6 +240,11 @@ static KeptQuery DELETE_QUEUED = {
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 
+static KeptQuery DELETE_ANNOTATIONS = {
+	.sql = "DELETE FROM tasker.task_annotations WHERE task_id = ANY ($1)",
+	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
 static KeptQuery DELETE_STEPS = {
 	.sql = "DELETE FROM tasker.workflow_steps WHERE workflow_step_id = ANY ($1)",
 	.nargs = 1,.types = {INT8ARRAYOID}
@@ -360,6 +365,7 @@ RemoveVictims(const Pruning *p, Victims *v)
 	arg = Int64Array(v->step_id, v->steps);
 	(void) RunQuery(&DELETE_STEPS, &arg, NULL);
 	arg = Int64Array(v->task_id, v->tasks);
+	(void) RunQuery(&DELETE_ANNOTATIONS, &arg, NULL);
 	(void) RunQuery(&DELETE_TASKS, &arg, NULL);
 }
 
