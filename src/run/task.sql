@@ -31,6 +31,11 @@ CREATE UNIQUE INDEX task_identity_key_is_unique_in_namespace
 COMMENT ON INDEX tasker.task_identity_key_is_unique_in_namespace IS 'Serves create_task: the first task of an identity key.';
 CREATE INDEX tasks_of_named_task ON tasker.tasks (named_task_id, task_id);
 COMMENT ON INDEX tasker.tasks_of_named_task IS 'Serves register_task_template (has the version tasks?), pause and resume of a template.';
+CREATE INDEX tasks_by_tag ON tasker.tasks USING gin (tags) WHERE tags <> '{}';
+COMMENT ON INDEX tasker.tasks_by_tag IS 'Serves find_tasks: the tasks with a tag. Those without cost it nothing.';
+CREATE INDEX tasks_by_request ON tasker.tasks (requested_at);
+COMMENT ON INDEX tasker.tasks_by_request IS 'Serves find_tasks: the tasks requested in a time.';
+
 CREATE FUNCTION tasker.create_task(
 	name text, context jsonb DEFAULT '{}', namespace text DEFAULT 'default', version text DEFAULT NULL,
 	initiator text DEFAULT 'unknown', source_system text DEFAULT 'unknown', reason text DEFAULT 'unknown',

@@ -86,6 +86,12 @@ BEGIN
 		EXECUTE format('CREATE INDEX %I ON tasker.%I (xact_id)', leaf || '_by_transaction', leaf);
 		EXECUTE format('COMMENT ON INDEX tasker.%I IS %L', leaf || '_by_transaction',
 			'Serves the readers of the log: what is new since a position.');
+		IF log.owners = 'tasks' THEN
+			EXECUTE format('CREATE INDEX %I ON tasker.%I (task_id) WHERE to_state IN (''error'', ''cancelled'', ''resolved_manually'')',
+				leaf || '_rare_states', leaf);
+			EXECUTE format('COMMENT ON INDEX tasker.%I IS %L', leaf || '_rare_states',
+				'Serves find_tasks: the newest tasks in a state that few tasks come into. The row of a task cannot be indexed by its state, which changes.');
+		END IF;
 		EXECUTE format('CREATE TRIGGER insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tasker.%I
 			FOR EACH STATEMENT EXECUTE FUNCTION tasker.refuse_log_change()', leaf);
 		-- Default privileges must not open what is closed.
