@@ -13,6 +13,7 @@
 #include "pg/query.h"
 #include "pg/table.h"
 #include "pg/wakeup.h"
+#include "run/identity.h"
 #include "run/request.h"
 #include "run/row.h"
 #include "run/step.h"
@@ -470,6 +471,7 @@ CreateTasks(TaskRequest *requests, int n)
 			requests[i].requested_at = now;
 		ResolveTemplate(&requests[i]);
 	}
+	IdentifyRequests(requests, n);
 	InsertTasks(requests, n, now);
 	for (int i = 0; i < n; i++)
 	{

@@ -180,3 +180,13 @@ BEGIN ATOMIC
 	SELECT coalesce(tasker.step_state(step_id) = ANY (states), false);
 END;
 COMMENT ON FUNCTION tasker.step_in_any_state(bigint, tasker.state[]) IS 'Whether a step is in one of the states; false where there is no such step.';
+
+CREATE FUNCTION tasker.task_is_new(task_id bigint) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+	SELECT EXISTS (SELECT FROM tasker.task_transition_log l
+		WHERE l.task_id = task_is_new.task_id AND l.sort_key = 10 AND l.xact_id = pg_current_xact_id_if_assigned());
+END;
+COMMENT ON FUNCTION tasker.task_is_new(bigint) IS
+'Whether this transaction has created the task: false where create_task has returned one that was there before. Runs as the owner of the extension, like create_task.';
