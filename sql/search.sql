@@ -139,9 +139,7 @@ SELECT s->>'name' AS name, pg_temp.names(s->'parents_ids') AS parents, pg_temp.n
 	s->'status' AS status, s->'processed' AS processed, s->'in_process' AS in_process, s->>'processed_at' IS NOT NULL AS has_processed_at, s->'inputs' AS inputs, s->'results' AS results
 FROM jsonb_array_elements(tasker.task_document(:task)->'workflow_steps') WITH ORDINALITY d (s, place) ORDER BY place;
 SELECT string_agg(key, ' ' ORDER BY key) AS keys FROM jsonb_object_keys(tasker.task_document(:task)->'workflow_steps'->0) key;
-SELECT string_agg(n.name || ' ' || level, ', ' ORDER BY s.workflow_step_id) AS levels
-FROM jsonb_each_text(tasker.task_document(:task, true)->'dependency_analysis'->'dependency_levels') l (id, level)
-JOIN tasker.workflow_steps s ON s.workflow_step_id = l.id::bigint JOIN tasker.named_steps n USING (named_step_id);
+SELECT string_agg(key, ' ' ORDER BY key) AS analysis FROM jsonb_object_keys(tasker.task_document(:task, true)->'dependency_analysis') key;
 SELECT tasker.task_document(-1) IS NULL AND tasker.task_document(NULL) IS NULL AS none;
 -- A wide one: siblings are listed up to a thousand.
 SELECT test.template('search wide', 'a; ' || string_agg('b' || n || '<-a', '; ')) > 0 AS registered FROM generate_series(1, 1001) n;

@@ -16,7 +16,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "define/strategy.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -209,7 +208,8 @@ IsGiven(HTAB *given, const HashKey *key, TimestampTz requested_at)
 {
 	GivenKey   *entry = hash_search(given, key, HASH_FIND, NULL);
 
-	return entry != NULL && Abs(entry->requested_at - requested_at) < USECS_PER_MINUTE;
+	return entry != NULL && entry->requested_at - requested_at < USECS_PER_MINUTE &&
+		requested_at - entry->requested_at < USECS_PER_MINUTE;
 }
 
 static void

@@ -1,13 +1,15 @@
 -- A task as one document, for those who show a task and all of its steps.
 
 -- Steps with the same parents are many where a fan-out is wide, and each names
--- all others: beyond a thousand the list would outgrow everything else.
+-- all others: beyond a thousand the list would outgrow everything else. The
+-- fences (OFFSET 0) keep the order of the joins, whatever statistics say.
 CREATE FUNCTION tasker.step_documents(task_id bigint) RETURNS TABLE (workflow_step_id bigint, document jsonb)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
 	SELECT s.workflow_step_id, jsonb_build_object(
-		'task_id', s.task_id, 'workflow_step_id', s.workflow_step_id, 'name', n.name, 'named_step_id', s.named_step_id,
+		'task_id', s.task_id, 'workflow_step_id', s.workflow_step_id,
+		'name', (SELECT n.name FROM tasker.named_steps n WHERE n.named_step_id = s.named_step_id), 'named_step_id', s.named_step_id,
 		'status', s.state, 'attempts', s.attempts, 'skippable', s.skippable, 'retryable', s.retryable, 'retry_limit', s.retry_limit,
 		'processed', s.state = 'complete',
 		'processed_at', (SELECT l.created_at FROM tasker.workflow_step_transition_log l
@@ -20,10 +22,8 @@ BEGIN ATOMIC
 			WHEN place.parent_count = 0 THEN '[]'
 			WHEN count(*) OVER alike <= 1000 THEN to_jsonb(array_remove(array_agg(s.workflow_step_id) OVER alike, s.workflow_step_id))
 		END)
-	FROM tasker.step_dag_relationships place
-	JOIN tasker.workflow_steps s ON s.task_id = place.task_id AND s.workflow_step_id = place.workflow_step_id
-	JOIN tasker.named_steps n ON n.named_step_id = s.named_step_id
-	WHERE place.task_id = step_documents.task_id
+	FROM (SELECT * FROM tasker.step_dag_relationships r WHERE r.task_id = step_documents.task_id OFFSET 0) place
+	CROSS JOIN LATERAL (SELECT * FROM tasker.workflow_steps s WHERE s.workflow_step_id = place.workflow_step_id OFFSET 0) s
 	WINDOW alike AS (PARTITION BY place.parent_step_ids ORDER BY s.workflow_step_id
 		ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING);
 END;
@@ -44,12 +44,10 @@ BEGIN ATOMIC
 				'annotation_type', a.type, 'annotation', a.annotation, 'created_at', a.created_at, 'role', a.role)
 				ORDER BY a.task_annotation_id), '[]')
 			FROM tasker.annotations a WHERE a.task_id = t.task_id))
-		|| CASE WHEN include_dependencies THEN jsonb_build_object('dependency_analysis', jsonb_build_object(
-			'dependency_levels', (SELECT jsonb_object_agg(d.workflow_step_id, d.dependency_level) FROM tasker.dependency_levels(t.task_id) d)))
+		|| CASE WHEN include_dependencies THEN jsonb_build_object('dependency_analysis', tasker.task_graph_analysis(t.task_id) - 'task')
 		ELSE '{}' END
-	FROM tasker.task_summaries t
-	JOIN tasker.tasks own ON own.task_id = t.task_id
-	WHERE t.task_id = task_document.task_id;
+	FROM (SELECT * FROM tasker.tasks o WHERE o.task_id = task_document.task_id OFFSET 0) own
+	CROSS JOIN LATERAL (SELECT * FROM tasker.task_summaries s WHERE s.task_id = own.task_id OFFSET 0) t;
 END;
 COMMENT ON FUNCTION tasker.task_document(bigint, boolean) IS
-'A task with its steps, in the order of their ids, and its annotations as one JSON object; NULL where there is no such task. inputs of a step is what is laid over the context of the task. siblings_ids are the other steps with exactly the same parents: none for a root, null where there are more than 1000. With include_dependencies also dependency_analysis: dependency_levels by step id. Runs with the rights of the caller.';
+'A task with its steps, in the order of their ids, and its annotations as one JSON object; NULL where there is no such task. inputs of a step is what is laid over the context of the task. siblings_ids are the other steps with exactly the same parents: none for a root, null where there are more than 1000. With include_dependencies also dependency_analysis: what task_graph_analysis() says. Runs with the rights of the caller.';
