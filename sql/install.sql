@@ -164,7 +164,7 @@ DELETE FROM tasker.workflow_step_transition_log;
 \echo :LAST_ERROR_SQLSTATE
 TRUNCATE tasker.workflow_step_transition_log;
 \echo :LAST_ERROR_SQLSTATE
-TRUNCATE tasker.tasks, tasker.workflow_steps, tasker.task_transition_log, tasker.workflow_step_transition_log;
+TRUNCATE tasker.tasks, tasker.workflow_steps, tasker.task_annotations, tasker.task_transition_log, tasker.workflow_step_transition_log;
 \echo :LAST_ERROR_SQLSTATE
 -- Nor by the back door: each partition refuses by itself.
 UPDATE tasker.task_transition_log_p1 SET role = 'nobody' WHERE false;

@@ -97,6 +97,12 @@ RESET tasker.clock_offset;
 SELECT round(extract(epoch FROM clock_timestamp() - requested_at) / 3600) AS requested_hours_ago, round(extract(epoch FROM clock_timestamp() - created_at) / 3600) AS logged_hours_ago
 FROM tasker.tasks JOIN tasker.task_transitions USING (task_id) WHERE task_id = :task;
 
+-- The creator may say when it was asked for; the log says when it was created.
+SELECT tasker.create_task('task_test_single', requested_at => '2001-02-03 04:05:06.789Z') AS task \gset
+SELECT requested_at = '2001-02-03 04:05:06.789Z' AS as_said, created_at > now() - interval '1 h' AS logged_now FROM tasker.tasks JOIN tasker.task_transitions USING (task_id) WHERE task_id = :task;
+SELECT array_agg(id) AS tasks FROM tasker.create_tasks(ARRAY['{"name": "task_test_single", "requested_at": "2040-02-03T06:05:00+02:00"}', '{"name": "task_test_single", "requested_at": "2040-02-03 04:05Z", "identity_key": "requested"}']::jsonb[]) id \gset
+SELECT array_agg(requested_at = '2040-02-03 04:05Z' AND requested_at > created_at) AS as_said FROM tasker.tasks JOIN tasker.task_transitions USING (task_id) WHERE task_id = ANY (:'tasks');
+
 -- ---------- bad arguments ----------
 
 SELECT arguments, pg_temp.outcome('SELECT tasker.create_task(' || arguments || ')')
@@ -105,7 +111,7 @@ FROM (VALUES ('NULL'), ($$''$$), ($$'nothing'$$), ($$'diamond'$$), ($$'diamond',
 	($$'task_test_single', '[]'$$), ($$'task_test_single', '"text"'$$), ($$'task_test_single', '1'$$), ($$'task_test_single', 'null'$$), ($$'task_test_single', '[{}]'$$), ($$'task_test_single', '{"a'$$),
 	($$'task_test_single', tags => ARRAY['a', NULL]$$), ($$'task_test_single', bypass_steps => ARRAY[NULL]$$),
 	($$'task_test_single', bypass_steps => ARRAY['only']$$), ($$'task_test_single', bypass_steps => ARRAY['other']$$), ($$'task_test_single', bypass_steps => ARRAY['']$$),
-	($$'task_test_single', priority => 10001$$), ($$'task_test_single', priority => -10001$$), ($$'task_test_single', priority => 2147483647$$), ($$'task_test_single', priority => -2147483648$$)) v (arguments);
+	($$'task_test_single', requested_at => 'infinity'$$), ($$'task_test_single', requested_at => '-infinity'$$), ($$'task_test_single', priority => 10001$$), ($$'task_test_single', priority => -10001$$), ($$'task_test_single', priority => 2147483647$$), ($$'task_test_single', priority => -2147483648$$)) v (arguments);
 -- Texts that are too long, or an empty key.
 SELECT argument, length, left(pg_temp.outcome(format('SELECT tasker.create_task(''task_test_single'', %I => repeat(''é'', %s)) IS NOT NULL', argument, length)), 5) AS outcome
 FROM (VALUES ('initiator', 128), ('initiator', 129), ('source_system', 128), ('source_system', 129), ('reason', 128), ('reason', 129),
@@ -201,6 +207,7 @@ FROM (VALUES (NULL), ('[]'), ('"task_test_single"'), ('{}'), ('{"name": null}'),
 	('{"name": "task_test_single", "context": []}'), ('{"name": "task_test_single", "context": null}'), ('{"name": "task_test_single", "contexts": {}}'),
 	('{"name": "task_test_single", "namespace_name": "default"}'), ('{"name": "task_test_single", "tags": "a"}'), ('{"name": "task_test_single", "tags": [1]}'),
 	('{"name": "task_test_single", "bypass_steps": ["only"]}'), ('{"name": "task_test_single", "bypass_steps": [null]}'),
+	('{"name": "task_test_single", "requested_at": "yesterday at tea time"}'), ('{"name": "task_test_single", "requested_at": "2001-02-30"}'), ('{"name": "task_test_single", "requested_at": 5}'), ('{"name": "task_test_single", "requested_at": "infinity"}'),
 	('{"name": "task_test_single", "priority": 10001}'), ('{"name": "task_test_single", "priority": 0.5}'), ('{"name": "task_test_single", "priority": "1"}'),
 	('{"name": "task_test_single", "identity_key": ""}'), ('{"name": "task_test_single", "initiator": 5}'),
 	('{"name": "diamond", "namespace": "task_test", "identity_key": "twice"}')) v (request);

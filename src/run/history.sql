@@ -51,8 +51,8 @@ DECLARE
 BEGIN
 	SELECT p.began_at INTO began_at FROM tasker.history_periods p WHERE p.period = latest;
 	IF began_at IS NULL THEN
-		began_at := coalesce((SELECT t.requested_at FROM tasker.tasks t
-			WHERE t.task_id >= latest << 40 ORDER BY t.task_id LIMIT 1), now);
+		began_at := coalesce((SELECT l.created_at FROM tasker.task_transition_log l
+			WHERE l.task_id = (SELECT min(t.task_id) FROM tasker.tasks t WHERE t.task_id >= latest << 40) AND l.sort_key = 10), now);
 		INSERT INTO tasker.history_periods AS p (period, made_by, began_at) VALUES (latest, pg_current_xact_id(), began_at)
 		ON CONFLICT (period) DO UPDATE SET began_at = excluded.began_at WHERE p.began_at IS NULL;
 	END IF;

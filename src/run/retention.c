@@ -73,8 +73,9 @@ static KeptQuery READ_POSITION = {
 
 static KeptQuery LOOK_AHEAD = {
 	.sql =
-	"SELECT t.task_id, t.requested_at < $2 FROM tasker.tasks t"
-	" WHERE t.task_id > $1 ORDER BY t.task_id OFFSET $3 LIMIT 1",
+	"SELECT t.task_id, (SELECT l.created_at < $2 FROM tasker.task_transition_log l"
+	"                    WHERE l.task_id = t.task_id AND l.sort_key = 10)"
+	"  FROM (SELECT task_id FROM tasker.tasks WHERE task_id > $1 ORDER BY task_id OFFSET $3 LIMIT 1) t",
 	.nargs = 3,.types = {INT8OID, TIMESTAMPTZOID, INT8OID}
 };
 
@@ -239,6 +240,11 @@ static KeptQuery DELETE_QUEUED = {
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 
+static KeptQuery DELETE_ANNOTATIONS = {
+	.sql = "DELETE FROM tasker.task_annotations WHERE task_id = ANY ($1)",
+	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
 static KeptQuery DELETE_STEPS = {
 	.sql = "DELETE FROM tasker.workflow_steps WHERE workflow_step_id = ANY ($1)",
 	.nargs = 1,.types = {INT8ARRAYOID}
@@ -359,6 +365,7 @@ RemoveVictims(const Pruning *p, Victims *v)
 	arg = Int64Array(v->step_id, v->steps);
 	(void) RunQuery(&DELETE_STEPS, &arg, NULL);
 	arg = Int64Array(v->task_id, v->tasks);
+	(void) RunQuery(&DELETE_ANNOTATIONS, &arg, NULL);
 	(void) RunQuery(&DELETE_TASKS, &arg, NULL);
 }
 

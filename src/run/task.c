@@ -6,16 +6,15 @@
 
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
-#include "define/template.h"
 #include "funcapi.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/query.h"
 #include "pg/table.h"
 #include "pg/wakeup.h"
-#include "rules/document.h"
+#include "run/identity.h"
+#include "run/request.h"
 #include "run/row.h"
 #include "run/step.h"
 #include "run/transition.h"
@@ -27,31 +26,8 @@
 
 /* ---------- creating ---------- */
 
-#define MAX_TASK_PRIORITY 10000
-
 /* Steps are written when this many have come together. */
 #define STEPS_PER_INSERT 20000
-
-typedef struct TaskRequest
-{
-	char	   *name;
-	char	   *namespace_name;
-	char	   *version;		/* NULL: the latest */
-	Jsonb	   *context;
-	char	   *initiator;
-	char	   *source_system;
-	char	   *reason;
-	char	   *identity_key;	/* NULL: none */
-	int			priority;
-	int			tag_count;
-	char	  **tags;
-	int			bypass_count;
-	char	  **bypass_steps;
-
-	const Template *template;
-	int64		task_id;
-	bool		created;		/* false: the identity key had a task already */
-} TaskRequest;
 
 /*
  * Requests whose identity key is taken insert nothing.  The foreign key
@@ -62,11 +38,11 @@ static KeptQuery INSERT_TASKS = {
 	"WITH new AS ("
 	" INSERT INTO tasker.tasks (task_id, named_task_id, task_namespace_id, sort_key, requested_at,"
 	"        priority, initiator, source_system, reason, identity_key, tags, bypass_steps, context)"
-	" SELECT u.task_id, u.named_task_id, u.task_namespace_id, 10, $1, u.priority, u.initiator,"
+	" SELECT u.task_id, u.named_task_id, u.task_namespace_id, 10, u.requested_at, u.priority, u.initiator,"
 	"        u.source_system, u.reason, u.identity_key, u.tags::text[], u.bypass_steps::text[], u.context"
 	"   FROM ROWS FROM (unnest($3), unnest($4), unnest($5), unnest($6), unnest($7), unnest($8),"
-	"                   unnest($9), unnest($10), unnest($11), unnest($12), unnest($13))"
-	"        u(task_id, named_task_id, task_namespace_id, priority, initiator, source_system, reason,"
+	"                   unnest($9), unnest($10), unnest($11), unnest($12), unnest($13), unnest($14))"
+	"        u(task_id, named_task_id, task_namespace_id, requested_at, priority, initiator, source_system, reason,"
 	"          identity_key, tags, bypass_steps, context)"
 	" ON CONFLICT (task_namespace_id, identity_key) WHERE identity_key IS NOT NULL DO NOTHING"
 	" RETURNING task_id"
@@ -75,8 +51,8 @@ static KeptQuery INSERT_TASKS = {
 	" SELECT task_id, 10, 'pending', $1, $2 FROM new"
 	")"
 	"SELECT task_id FROM new ORDER BY task_id",
-	.nargs = 13,.types = {TIMESTAMPTZOID, TEXTOID, INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INT4ARRAYOID,
-	TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID}
+	.nargs = 14,.types = {TIMESTAMPTZOID, TEXTOID, INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID,
+		INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID}
 };
 
 static KeptQuery LOCK_TEMPLATE = {
@@ -109,21 +85,6 @@ static KeptQuery INSERT_STEPS = {
 #define FLAG_SKIPPABLE	2
 #define FLAG_ROOT		4
 #define FLAG_LEAF		8
-
-static const MemberRule request_rules[] = {
-	{"name", MEMBER_STRING, true, 1, 64},
-	{"context", MEMBER_OBJECT, false},
-	{"namespace", MEMBER_STRING, false, 1, 64},
-	{"version", MEMBER_STRING, false, 1, 32},
-	{"initiator", MEMBER_STRING, false, 0, 128},
-	{"source_system", MEMBER_STRING, false, 0, 128},
-	{"reason", MEMBER_STRING, false, 0, 128},
-	{"tags", MEMBER_STRINGS, false, 0, 1000},
-	{"bypass_steps", MEMBER_STRINGS, false, 1, 128},
-	{"identity_key", MEMBER_STRING, false, 1, 512},
-	{"priority", MEMBER_NUMBER, false, -MAX_TASK_PRIORITY, MAX_TASK_PRIORITY, true},
-	{NULL}
-};
 
 /* The position of a step in a template by its name, or -1. */
 static int
@@ -184,15 +145,15 @@ TextArrayLiteral(char **values, int n)
 
 /* Writes the task rows and their first transitions; marks those created. */
 static void
-InsertTasksBySql(TaskRequest *requests, int n)
+InsertTasksBySql(TaskRequest *requests, int n, TimestampTz now)
 {
 	enum
 	{
-		NOW, ROLE, TASK, NAMED_TASK, NAMESPACE, PRIORITY, INITIATOR, SOURCE, REASON, IDENTITY,
+		NOW, ROLE, TASK, NAMED_TASK, NAMESPACE, REQUESTED, PRIORITY, INITIATOR, SOURCE, REASON, IDENTITY,
 		TAGS, BYPASS, CONTEXT, COLUMNS
 	};
 	static const Oid types[COLUMNS] = {
-		0, 0, INT8OID, INT4OID, INT4OID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID
+		0, 0, INT8OID, INT4OID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID
 	};
 	Datum	   *columns[COLUMNS];
 	bool	   *no_key = palloc(sizeof(bool) * n);
@@ -209,6 +170,7 @@ InsertTasksBySql(TaskRequest *requests, int n)
 		columns[TASK][i] = Int64GetDatum(request->task_id);
 		columns[NAMED_TASK][i] = Int32GetDatum(request->template->named_task_id);
 		columns[NAMESPACE][i] = Int32GetDatum(request->template->task_namespace_id);
+		columns[REQUESTED][i] = TimestampTzGetDatum(request->requested_at);
 		columns[PRIORITY][i] = Int32GetDatum(request->priority);
 		columns[INITIATOR][i] = CStringGetTextDatum(request->initiator);
 		columns[SOURCE][i] = CStringGetTextDatum(request->source_system);
@@ -218,7 +180,7 @@ InsertTasksBySql(TaskRequest *requests, int n)
 		columns[BYPASS][i] = TextArrayLiteral(request->bypass_steps, request->bypass_count);
 		columns[CONTEXT][i] = JsonbPGetDatum(request->context);
 	}
-	args[NOW] = TimestampTzGetDatum(TaskerNow());
+	args[NOW] = TimestampTzGetDatum(now);
 	args[ROLE] = QueryCallerName();
 	for (int c = TASK; c < COLUMNS; c++)
 		args[c] = NullableArray(columns[c], c == IDENTITY ? no_key : NULL, n, types[c]);
@@ -251,12 +213,11 @@ LockTemplates(const TaskRequest *requests, int n)
 
 /* As InsertTasksBySql, for requests without an identity key: nothing can be in their way. */
 static void
-InsertTasksDirectly(TaskRequest *requests, int n, Table *table, Table *log)
+InsertTasksDirectly(TaskRequest *requests, int n, TimestampTz now, Table *table, Table *log)
 {
 	Datum		values[TASK_COLUMNS] = {0};
 	bool		nulls[TASK_COLUMNS] = {false};
 	int64	   *task_ids = palloc(sizeof(int64) * n);
-	TimestampTz now = TaskerNow();
 	Appender   *appender;
 
 	LockTemplates(requests, n);
@@ -265,7 +226,6 @@ InsertTasksDirectly(TaskRequest *requests, int n, Table *table, Table *log)
 	nulls[TASK_IDENTITY_KEY] = true;
 	values[TASK_SORT_KEY] = Int32GetDatum(10);
 	values[TASK_STATE] = StateValue(table, TASK_STATE, STATE_PENDING);
-	values[TASK_REQUESTED_AT] = TimestampTzGetDatum(now);
 	for (int i = 0; i < n; i++)
 	{
 		TaskRequest *request = &requests[i];
@@ -273,6 +233,7 @@ InsertTasksDirectly(TaskRequest *requests, int n, Table *table, Table *log)
 		values[TASK_ID] = Int64GetDatum(request->task_id);
 		values[TASK_NAMED_TASK] = Int32GetDatum(request->template->named_task_id);
 		values[TASK_NAMESPACE] = Int32GetDatum(request->template->task_namespace_id);
+		values[TASK_REQUESTED_AT] = TimestampTzGetDatum(request->requested_at);
 		values[TASK_PRIORITY] = Int16GetDatum((int16) request->priority);
 		values[TASK_INITIATOR] = CStringGetTextDatum(request->initiator);
 		values[TASK_SOURCE_SYSTEM] = CStringGetTextDatum(request->source_system);
@@ -291,7 +252,7 @@ InsertTasksDirectly(TaskRequest *requests, int n, Table *table, Table *log)
 
 /* Gives the requests their ids and writes the tasks; marks those created. */
 static void
-InsertTasks(TaskRequest *requests, int n)
+InsertTasks(TaskRequest *requests, int n, TimestampTz now)
 {
 	Oid			sequence = ExtensionRelation("tasks_task_id_seq");
 	Table	   *table = OpenTable(&TASKS);
@@ -304,9 +265,9 @@ InsertTasks(TaskRequest *requests, int n)
 		directly &= requests[i].identity_key == NULL;
 	}
 	if (directly)
-		InsertTasksDirectly(requests, n, table, log);
+		InsertTasksDirectly(requests, n, now, table, log);
 	else
-		InsertTasksBySql(requests, n);
+		InsertTasksBySql(requests, n, now);
 }
 
 /* Gives a request whose identity key was taken the task that has it. */
@@ -497,6 +458,7 @@ CreateTasks(TaskRequest *requests, int n)
 {
 	QueryScope	scope;
 	StepRows	rows = {0};
+	TimestampTz now = TaskerNow();
 	Oid			sequence;
 
 	OpenQueryScope(&scope);
@@ -504,8 +466,13 @@ CreateTasks(TaskRequest *requests, int n)
 	sequence = ExtensionRelation("workflow_steps_workflow_step_id_seq");
 	RefreshTemplates();
 	for (int i = 0; i < n; i++)
+	{
+		if (!requests[i].has_requested_at)
+			requests[i].requested_at = now;
 		ResolveTemplate(&requests[i]);
-	InsertTasks(requests, n);
+	}
+	IdentifyRequests(requests, n);
+	InsertTasks(requests, n, now);
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -525,133 +492,15 @@ CreateTasks(TaskRequest *requests, int n)
 	NoticeMissingOrchestrator();
 }
 
-static char **
-StringsOfArray(ArrayType *array, const char *what, int *n)
-{
-	Datum	   *elements;
-	bool	   *nulls;
-	char	  **strings;
-
-	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, n);
-	strings = palloc(sizeof(char *) * Max(*n, 1));
-	for (int i = 0; i < *n; i++)
-	{
-		if (nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s of a task must not contain null", what)));
-		strings[i] = TextDatumGetCString(elements[i]);
-	}
-	return strings;
-}
-
-static char **
-StringsOfMember(JsonbContainer *object, const char *key, int *n)
-{
-	JsonbValue *value = Member(object, key);
-	char	  **strings;
-
-	*n = value ? JsonContainerSize(value->val.binary.data) : 0;
-	strings = palloc(sizeof(char *) * Max(*n, 1));
-	for (int i = 0; i < *n; i++)
-		strings[i] = StringOf(getIthJsonbValueFromContainer(value->val.binary.data, i));
-	return strings;
-}
-
-static void
-CheckContext(Jsonb *context)
-{
-	if (!JB_ROOT_IS_OBJECT(context))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the context of a task must be a JSON object")));
-}
-
-static char *
-TextArgument(FunctionCallInfo fcinfo, int number, const char *otherwise)
-{
-	if (PG_ARGISNULL(number))
-		return otherwise ? pstrdup(otherwise) : NULL;
-	return text_to_cstring(PG_GETARG_TEXT_PP(number));
-}
-
-static void
-CheckLength(const char *what, const char *value, int min, int max)
-{
-	int			length = pg_mbstrlen(value);
-
-	if (length < min || length > max)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the %s of a task must have %d to %d characters, not %d", what, min, max, length)));
-}
-
 PG_FUNCTION_INFO_V1(tasker_create_task);
 
 Datum
 tasker_create_task(PG_FUNCTION_ARGS)
 {
-	TaskRequest request = {
-		.name = TextArgument(fcinfo, 0, NULL),
-		.namespace_name = TextArgument(fcinfo, 2, "default"),
-		.version = TextArgument(fcinfo, 3, NULL),
-		.initiator = TextArgument(fcinfo, 4, "unknown"),
-		.source_system = TextArgument(fcinfo, 5, "unknown"),
-		.reason = TextArgument(fcinfo, 6, "unknown"),
-		.identity_key = TextArgument(fcinfo, 9, NULL),
-		.priority = PG_ARGISNULL(10) ? 0 : PG_GETARG_INT32(10),
-	};
+	TaskRequest request = TaskRequestOfArguments(fcinfo);
 
-	if (request.name == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the name of the template must not be null")));
-	request.context = PG_ARGISNULL(1) ? DatumGetJsonbP(JsonbOfText("{}")) : PG_GETARG_JSONB_P(1);
-	CheckContext(request.context);
-	if (!PG_ARGISNULL(7))
-		request.tags = StringsOfArray(PG_GETARG_ARRAYTYPE_P(7), "tags", &request.tag_count);
-	if (!PG_ARGISNULL(8))
-		request.bypass_steps = StringsOfArray(PG_GETARG_ARRAYTYPE_P(8), "bypass_steps",
-											  &request.bypass_count);
-	if (request.priority < -MAX_TASK_PRIORITY || request.priority > MAX_TASK_PRIORITY)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the priority of a task must be between %d and %d",
-						-MAX_TASK_PRIORITY, MAX_TASK_PRIORITY)));
-	CheckLength("initiator", request.initiator, 0, 128);
-	CheckLength("source_system", request.source_system, 0, 128);
-	CheckLength("reason", request.reason, 0, 128);
-	if (request.identity_key)
-		CheckLength("identity_key", request.identity_key, 1, 512);
 	CreateTasks(&request, 1);
 	PG_RETURN_INT64(request.task_id);
-}
-
-static void
-ReadTaskRequest(Jsonb *document, int number, TaskRequest *request)
-{
-	DocumentReader reader = {.subject = psprintf("task request %d", number)};
-	JsonbContainer *object = &document->root;
-	JsonbValue *context;
-
-	if (!JB_ROOT_IS_OBJECT(document))
-		ComplainOf(&reader, "it must be an object");
-	CheckMembers(&reader, object, request_rules);
-	context = Member(object, "context");
-	*request = (TaskRequest)
-	{
-		.name = StringMember(object, "name", NULL),
-			.namespace_name = StringMember(object, "namespace", "default"),
-			.version = StringMember(object, "version", NULL),
-			.context = context ? JsonbValueToJsonb(context) : DatumGetJsonbP(JsonbOfText("{}")),
-			.initiator = StringMember(object, "initiator", "unknown"),
-			.source_system = StringMember(object, "source_system", "unknown"),
-			.reason = StringMember(object, "reason", "unknown"),
-			.identity_key = StringMember(object, "identity_key", NULL),
-			.priority = (int) NumberMember(object, "priority", 0),
-	};
-	request->tags = StringsOfMember(object, "tags", &request->tag_count);
-	request->bypass_steps = StringsOfMember(object, "bypass_steps", &request->bypass_count);
 }
 
 PG_FUNCTION_INFO_V1(tasker_create_tasks);
@@ -668,14 +517,14 @@ tasker_create_tasks(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), JSONBOID, -1, false, TYPALIGN_INT,
 					  &documents, &nulls, &n);
-	requests = palloc0(sizeof(TaskRequest) * Max(n, 1));
+	requests = palloc(sizeof(TaskRequest) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("task request %d is null", i + 1)));
-		ReadTaskRequest(DatumGetJsonbP(documents[i]), i + 1, &requests[i]);
+		requests[i] = TaskRequestOfDocument(DatumGetJsonbP(documents[i]), i + 1);
 	}
 	if (n > 0)
 		CreateTasks(requests, n);
@@ -724,10 +573,12 @@ OperateOnTask(int64 task_id, TaskerState to, const char *reason)
 static Datum
 OperateOnTaskArgument(FunctionCallInfo fcinfo, TaskerState to)
 {
+	char	   *reason = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("task_id must not be null")));
-	return BoolGetDatum(OperateOnTask(PG_GETARG_INT64(0), to, TextArgument(fcinfo, 1, NULL)));
+	return BoolGetDatum(OperateOnTask(PG_GETARG_INT64(0), to, reason));
 }
 
 PG_FUNCTION_INFO_V1(tasker_cancel_task);

@@ -24,30 +24,44 @@ CREATE TABLE tasker.tasks (
 COMMENT ON TABLE tasker.tasks IS
 'One run of a workflow. state and sort_key mirror the latest row of the task''s log and change only together with it; no index covers them, so that a state change stays a heap-only update (half the page is left free for it).';
 COMMENT ON COLUMN tasker.tasks.sort_key IS 'sort_key of the task''s most recent transition.';
-COMMENT ON COLUMN tasker.tasks.identity_key IS 'Given by the creator: a second creation under the same key in the namespace returns this task.';
+COMMENT ON COLUMN tasker.tasks.identity_key IS 'Given by the creator or made by the template''s identity_strategy: a second creation under the same key in the namespace returns this task.';
 
 CREATE UNIQUE INDEX task_identity_key_is_unique_in_namespace
 	ON tasker.tasks (task_namespace_id, identity_key) WHERE identity_key IS NOT NULL;
 COMMENT ON INDEX tasker.task_identity_key_is_unique_in_namespace IS 'Serves create_task: the first task of an identity key.';
 CREATE INDEX tasks_of_named_task ON tasker.tasks (named_task_id, task_id);
 COMMENT ON INDEX tasker.tasks_of_named_task IS 'Serves register_task_template (has the version tasks?), pause and resume of a template.';
+CREATE INDEX tasks_by_tag ON tasker.tasks USING gin (tags) WHERE tags <> '{}';
+COMMENT ON INDEX tasker.tasks_by_tag IS 'Serves find_tasks: the tasks with a tag. Those without cost it nothing.';
+CREATE INDEX tasks_by_request ON tasker.tasks (requested_at);
+COMMENT ON INDEX tasker.tasks_by_request IS 'Serves find_tasks: the tasks requested in a time.';
 
 CREATE FUNCTION tasker.create_task(
 	name text, context jsonb DEFAULT '{}', namespace text DEFAULT 'default', version text DEFAULT NULL,
 	initiator text DEFAULT 'unknown', source_system text DEFAULT 'unknown', reason text DEFAULT 'unknown',
 	tags text[] DEFAULT '{}', bypass_steps text[] DEFAULT '{}',
-	identity_key text DEFAULT NULL, priority integer DEFAULT 0)
+	identity_key text DEFAULT NULL, priority integer DEFAULT 0, requested_at timestamptz DEFAULT NULL)
 RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'tasker_create_task';
-COMMENT ON FUNCTION tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer) IS
-'Creates a task with its steps and edges in the caller''s transaction and returns its task_id; work starts after the commit. version NULL is the latest by number. Under an identity_key that the namespace has seen, the first task is returned and nothing is created. bypass_steps names skippable steps that are resolved at once. Errors: 42704 unknown template; 22023 bad argument; 55000 deprecated version; 40001 the template changed meanwhile (try again).';
+COMMENT ON FUNCTION tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz) IS
+'Creates a task with its steps and edges in the caller''s transaction and returns its task_id; work starts after the commit. version NULL is the latest by number. Under an identity_key that the namespace has seen, the first task is returned and nothing is created (task_is_new tells which). Where none is given, the identity_strategy of the template makes one: hash of name, namespace, version asked for, initiator, source_system, reason, context, bypass_steps and the minute of requested_at, tags and priority left out, and equal requests less than a minute apart are the same task also across the turn of a minute, unless both transactions are open; or a function, called with the request and its full_name. bypass_steps names skippable steps that are resolved at once. requested_at says when it was asked for, now where NULL; it delays nothing. Errors: 42704 unknown template; 22023 bad argument; 55000 deprecated version; 40001 the template changed meanwhile (try again).';
+
+CREATE FUNCTION tasker.find_task(identity_key text, namespace text DEFAULT 'default') RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+	SELECT t.task_id FROM tasker.tasks t
+	WHERE t.task_namespace_id = (SELECT s.task_namespace_id FROM tasker.task_namespaces s WHERE s.name = namespace)
+		AND t.identity_key = find_task.identity_key;
+END;
+COMMENT ON FUNCTION tasker.find_task(text, text) IS 'The task of an identity key in a namespace; NULL where there is none. Runs as the owner of the extension, like create_task.';
 
 CREATE FUNCTION tasker.create_tasks(requests jsonb[]) RETURNS SETOF bigint
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'tasker_create_tasks';
 COMMENT ON FUNCTION tasker.create_tasks(jsonb[]) IS
-'Creates many tasks at once: each object has the parameters of create_task as keys (tags and bypass_steps as arrays of strings). Returns the task ids in the order of the requests. All or nothing.';
+'Creates many tasks at once: each object has the parameters of create_task as keys (tags and bypass_steps as arrays of strings, requested_at as a string that is a timestamptz). Returns the task ids in the order of the requests. All or nothing.';
 
 CREATE FUNCTION tasker.cancel_task(task_id bigint, reason text DEFAULT NULL) RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_cancel_task';

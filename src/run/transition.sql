@@ -89,6 +89,12 @@ BEGIN
 		EXECUTE format('CREATE INDEX %I ON tasker.%I USING brin (created_at) WITH (autosummarize = on)', leaf || '_by_time', leaf);
 		EXECUTE format('COMMENT ON INDEX tasker.%I IS %L', leaf || '_by_time',
 			'Serves the analytics: what happened since a time.');
+		IF log.owners = 'tasks' THEN
+			EXECUTE format('CREATE INDEX %I ON tasker.%I (task_id) WHERE to_state IN (''error'', ''cancelled'', ''resolved_manually'')',
+				leaf || '_rare_states', leaf);
+			EXECUTE format('COMMENT ON INDEX tasker.%I IS %L', leaf || '_rare_states',
+				'Serves find_tasks: the newest tasks in a state that few tasks come into. The row of a task cannot be indexed by its state, which changes.');
+		END IF;
 		EXECUTE format('CREATE TRIGGER insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tasker.%I
 			FOR EACH STATEMENT EXECUTE FUNCTION tasker.refuse_log_change()', leaf);
 		-- Default privileges must not open what is closed.
@@ -177,3 +183,13 @@ BEGIN ATOMIC
 	SELECT coalesce(tasker.step_state(step_id) = ANY (states), false);
 END;
 COMMENT ON FUNCTION tasker.step_in_any_state(bigint, tasker.state[]) IS 'Whether a step is in one of the states; false where there is no such step.';
+
+CREATE FUNCTION tasker.task_is_new(task_id bigint) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+	SELECT EXISTS (SELECT FROM tasker.task_transition_log l
+		WHERE l.task_id = task_is_new.task_id AND l.sort_key = 10 AND l.xact_id = pg_current_xact_id_if_assigned());
+END;
+COMMENT ON FUNCTION tasker.task_is_new(bigint) IS
+'Whether this transaction has created the task: false where create_task has returned one that was there before. Runs as the owner of the extension, like create_task.';

@@ -208,7 +208,7 @@ SELECT relname, attname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.o
 WHERE relnamespace = 'tasker'::regnamespace AND relkind = 'v' AND attname IN ('task_id', 'workflow_step_id') ORDER BY 1, 2
 SQL
 	(map { [ "$_()", "SELECT * FROM tasker.$_($subject)" ] }
-		qw(step_readiness_status task_execution_context task_timeline step_depths dependency_levels)),
+		qw(step_readiness_status task_execution_context task_timeline step_depths dependency_levels task_document)),
 	(map { [ "task_diagram() as $_", "SELECT tasker.task_diagram($subject, '$_')" ] } qw(text mermaid dot json)),
 	(map { [ "$_()", "SELECT * FROM tasker.$_($subject)" ] } qw(graph_steps critical_paths bottlenecks error_chains parallelism task_graph_analysis expected_durations)),
 	(map { [ "$_()", "SELECT * FROM tasker.$_($step)" ] } qw(step_transitive_dependencies step_siblings)),
@@ -227,7 +227,7 @@ my @known = (
 		'all versions of the checkpoint row, one for each second under the snapshot, are read; a session that orchestrates looks at all dead timers once' ],
 	[ qr/one task/, qr/^(?:task_execution_contexts of|task_execution_context\(\)|task_workflow|children of a step)/, 'the planner believes that every step is of the task' ],
 	[ qr/analyzed/, qr/^transitions of the steps/, 'the planner believes that one step in two hundred is of the task' ],
-	[ qr/vacuumed/, qr/^(?:fail_steps|step_dag_relationships|parents|children|edges|transitions of the steps)/,
+	[ qr/vacuumed/, qr/^(?:fail_steps|step_dag_relationships|task_document|parents|children|edges|transitions of the steps)/,
 		'tables that look empty are joined in any order, without keys' ],
 );
 
