@@ -1,5 +1,5 @@
 # Builds with PGXS: make, make install, make installcheck.
-EXTENSION = tasker
+EXTENSION = tasker tasker_testing
 EXTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" tasker.control)
 MODULE_big = tasker
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
@@ -18,8 +18,14 @@ INSTALL_SQL = \
 	src/process/worker.sql src/process/horizon.sql src/execute/executor_status.sql src/orchestrate/check.sql \
 	src/pg/dump.sql src/pg/privileges.sql
 
-DATA_built = tasker--$(EXTVERSION).sql
-EXTRA_CLEAN = tasker--*.sql tmp_check tmp_check_iso log
+# The same for the test kit.
+TESTING_SQL = \
+	testing/tasker_testing.sql \
+	testing/workflow.sql testing/handler.sql testing/clock.sql testing/coordinator.sql testing/idempotency.sql \
+	testing/assertion.sql testing/privileges.sql
+
+DATA_built = tasker--$(EXTVERSION).sql tasker_testing--$(EXTVERSION).sql
+EXTRA_CLEAN = tasker--*.sql tasker_testing--*.sql tmp_check tmp_check_iso log
 
 # Regression tests in the order of the README's chapters; prepare comes first.
 REGRESS = $(shell sed -e 's/\#.*//' sql/schedule)
@@ -41,6 +47,9 @@ $(OBJS): $(wildcard src/*.h src/*/*.h)
 
 tasker--$(EXTVERSION).sql: $(INSTALL_SQL) tasker.control
 	cat $(INSTALL_SQL) > $@
+
+tasker_testing--$(EXTVERSION).sql: $(TESTING_SQL) tasker_testing.control
+	cat $(TESTING_SQL) > $@
 
 dist:
 	git archive --format=zip --prefix=tasker-$(EXTVERSION)/ -o tasker-$(EXTVERSION).zip HEAD

@@ -64,7 +64,23 @@ is(join(' ', sort keys %left), '', 'no circle of includes');
 my @missing;
 open my $makefile, '<', 'Makefile' or die "cannot read Makefile: $!";
 my $list = join '', <$makefile>;
-find({ no_chdir => 1, wanted => sub { push @missing, $_ if /\.sql$/ && index($list, $_) < 0 } }, 'src');
-is(join(' ', @missing), '', 'every .sql file is part of the install script');
+find({ no_chdir => 1, wanted => sub { push @missing, $_ if /\.sql$/ && index($list, $_) < 0 } }, 'src', 'testing');
+is(join(' ', @missing), '', 'every .sql file is part of an install script');
+
+# The test kit goes with the version that it tests, and is no part of it.
+my %version;
+foreach my $extension (qw(tasker tasker_testing))
+{
+	open my $control, '<', "$extension.control" or die "cannot read $extension.control: $!";
+	($version{$extension}) = map { /^default_version = '(.+)'/ ? $1 : () } <$control>;
+}
+is($version{tasker_testing}, $version{tasker}, 'the test kit has the version of tasker');
+my @mentions;
+find({ no_chdir => 1, wanted => sub {
+	return unless /\.(?:[ch]|sql)$/;
+	open my $in, '<', $_ or die "cannot read $_: $!";
+	push @mentions, $_ if grep { /tasker_testing/ } <$in>;
+} }, 'src');
+is(join(' ', @mentions), '', 'nothing in production knows the test kit');
 
 done_testing();
