@@ -275,6 +275,8 @@ WHERE t.task_id = :task;
 ANALYZE tasker.tasks, tasker.workflow_steps, tasker.named_step_edges;
 SELECT * FROM pg_temp.written \gset before_
 BEGIN;
+-- Counted by hash joins: whatever the statistics say of so many edges, it is not what this is about.
+SET LOCAL enable_nestloop = off;
 SELECT count(*) FROM tasker.create_tasks(array_fill('{"name": "large", "namespace": "task_test", "bypass_steps": ["step 3000"]}'::jsonb, ARRAY[5]));
 :count_written
 ROLLBACK;
