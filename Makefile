@@ -2,14 +2,14 @@
 EXTENSION = tasker tasker_testing
 EXTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" tasker.control)
 MODULE_big = tasker
-OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c))) $(patsubst %.cpp,%.o,$(sort $(wildcard src/*/*.cpp)))
 
 # The install script: these files in this order, each object after what it uses.
 INSTALL_SQL = \
 	src/tasker.sql \
-	src/rules/state.sql src/rules/retry.sql src/rules/graph.sql src/rules/drawing.sql src/rules/yaml_document.sql \
+	src/rules/state.sql src/rules/retry.sql src/rules/violation.sql src/rules/graph.sql src/rules/drawing.sql src/rules/yaml_document.sql \
 	src/pg/clock.sql \
-	src/define/template.sql src/define/template_graph.sql src/define/event.sql src/define/registry.sql src/define/object_map.sql \
+	src/define/template.sql src/define/context_schema.sql src/define/template_graph.sql src/define/event.sql src/define/registry.sql src/define/object_map.sql \
 	src/run/task.sql src/run/step.sql src/run/annotation.sql src/run/update.sql src/run/transition.sql src/run/timer.sql src/run/reenqueue.sql src/run/history.sql src/run/retention.sql \
 	src/execute/queue.sql src/execute/executor.sql src/execute/claim.sql src/execute/outcome.sql src/execute/sql_handler.sql src/execute/pause.sql src/execute/await.sql \
 	src/orchestrate/orchestrate.sql src/orchestrate/coordinate.sql src/orchestrate/finalize.sql \
@@ -36,12 +36,18 @@ TAP_TESTS = 1
 PROVE_TESTS = $(sort $(wildcard test/t/*.pl))
 
 PG_CPPFLAGS = -Isrc
+# Where the headers of valijson are, if not in the system's folder.
+VALIJSON ?=
+PG_CXXFLAGS = -std=gnu++17 -fvisibility=hidden -fvisibility-inlines-hidden -Wextra -Wno-unused-parameter $(addprefix -isystem ,$(VALIJSON)) $(if $(WERROR),-Werror)
 PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
-SHLIB_LINK = -lyaml
+SHLIB_LINK = -lyaml -lpcre2-8 -lstdc++
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
+
+# PGXS forgets them where the server was built with LLVM.
+BITCODE_CXXFLAGS += $(filter-out -Werror,$(PG_CXXFLAGS))
 
 $(OBJS): $(wildcard src/*.h src/*/*.h)
 

@@ -241,19 +241,24 @@ GetTemplate(const char *namespace_name, const char *name, const char *version)
 }
 
 void
+ComplainOfReplacement(const Template *template)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("template \"%s\" was replaced while a task was created from it",
+					template->full_name),
+			 errhint("Try the transaction again.")));
+}
+
+void
 CheckTemplateCurrent(const Template *template)
 {
 	Datum		id = Int32GetDatum(template->named_task_id);
 
 	if (cache_generation == DefinitionsGeneration())
 		return;
-	if (RunQuery(&READ_TEMPLATE_REVISION, &id, NULL) == 1 && RowInt32(0, 1) == template->revision)
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("template \"%s\" was replaced while a task was created from it",
-					template->full_name),
-			 errhint("Try the transaction again.")));
+	if (RunQuery(&READ_TEMPLATE_REVISION, &id, NULL) != 1 || RowInt32(0, 1) != template->revision)
+		ComplainOfReplacement(template);
 }
 
 /* ---------- registering ---------- */

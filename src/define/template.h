@@ -61,4 +61,7 @@ extern const Template *GetTemplate(const char *namespace_name, const char *name,
  */
 extern void CheckTemplateCurrent(const Template *template);
 
+/* Raises 40001: the template was replaced since it was read. */
+pg_noreturn extern void ComplainOfReplacement(const Template *template);
+
 #endif							/* TASKER_TEMPLATE_H */

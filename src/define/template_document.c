@@ -15,6 +15,7 @@
 #include "pg/guc.h"
 #include "rules/document.h"
 #include "rules/version.h"
+#include "rules/violation.h"
 #include "utils/hsearch.h"
 
 #define MAX_STEPS 100000
@@ -64,24 +65,6 @@ static const MemberRule step_rules[] = {
 	{NULL}
 };
 
-/*
- * What the original stored and this version does not act on is refused or
- * named, never swallowed.
- */
-static void
-CheckSupported(const DocumentReader *reader, JsonbContainer *object)
-{
-	static const char *const stored_only[] = {"schema"};
-
-	for (int i = 0; i < lengthof(stored_only); i++)
-	{
-		if (Member(object, stored_only[i]) != NULL)
-			ereport(WARNING,
-					(errmsg("%s: \"%s\" is stored but has no effect in this version",
-							reader->subject, stored_only[i])));
-	}
-}
-
 static const MemberRule event_rules[] = {
 	{"name", MEMBER_STRING, true, 1, 1000},
 	{"description", MEMBER_STRING, false, 0, 10000},
@@ -116,6 +99,19 @@ ReadEvents(DocumentReader *reader, JsonbContainer *array, DocumentStep *step)
 				ComplainOf(reader, psprintf("event \"%s\" is defined twice", event->name));
 		}
 	}
+}
+
+/* The schema of the contexts must be one: nobody wants to learn it from the first task. */
+static void
+CheckContextSchema(DocumentReader *reader, JsonbContainer *root)
+{
+	JsonbValue *schema = Member(root, "schema");
+	Violation	refusal;
+
+	if (schema == NULL || CompileSchema(JsonbValueToJsonb(schema), CurrentMemoryContext, &refusal) != NULL)
+		return;
+	reader->part = psprintf("schema%s%s", refusal.path[0] ? " at " : "", refusal.path);
+	ComplainOf(reader, refusal.problem);
 }
 
 static void
@@ -284,7 +280,7 @@ ReadMerged(Jsonb *jsonb, char *environment)
 	if (!IsVersion(document->version))
 		ComplainOf(&reader, psprintf("\"version\" must be three numbers like \"1.0.0\", not \"%s\"",
 								   document->version));
-	CheckSupported(&reader, root);
+	CheckContextSchema(&reader, root);
 	document->concurrent = BooleanMember(root, "concurrent", true);
 	for (StrategyRole role = 0; role < STRATEGY_ROLES; role++)
 		document->strategies[role] = StringMember(root, StrategyKey(role), DefaultStrategy(role));

@@ -184,6 +184,7 @@ TaskRequestOfDocument(Jsonb *document, int number)
 	request = (TaskRequest)
 	{
 		.name = StringMember(object, "name", NULL),
+			.number = number,
 			.namespace_name = StringMember(object, "namespace", "default"),
 			.version = StringMember(object, "version", NULL),
 			.context = context ? JsonbValueToJsonb(context) : DatumGetJsonbP(JsonbOfText("{}")),

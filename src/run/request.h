@@ -16,6 +16,7 @@ typedef struct TaskRequest
 	char	   *name;
 	char	   *namespace_name;
 	char	   *version;		/* NULL: the latest */
+	int			number;			/* in a batch; 0: alone */
 	Jsonb	   *context;
 	char	   *initiator;
 	char	   *source_system;

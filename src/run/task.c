@@ -6,6 +6,7 @@
 
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
+#include "define/context_schema.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "pg/catalog.h"
@@ -98,7 +99,7 @@ FindTemplateStep(const Template *template, const char *name)
 	return -1;
 }
 
-/* Finds the template of a request and checks what depends on it. */
+/* Finds the template of a request and checks what depends on it; completes the context. */
 static void
 ResolveTemplate(TaskRequest *request)
 {
@@ -122,6 +123,7 @@ ResolveTemplate(TaskRequest *request)
 					 position < 0 ? errdetail("The template has no such step.") :
 					 errdetail("The step is not skippable.")));
 	}
+	request->context = ConformContext(template, request->context, request->number);
 }
 
 static Datum

@@ -13,7 +13,7 @@ find(
 	{
 		no_chdir => 1,
 		wanted => sub {
-			return unless /\.[ch]$/;
+			return unless /\.(?:[ch]|cpp)$/;
 			my $file = $_ =~ s{^src/}{}r;
 			open my $in, '<', $_ or die "cannot read $_: $!";
 			$includes{$file} = [];
@@ -40,11 +40,11 @@ for my $file (sort keys %includes)
 }
 is(join("\n", @upwards), '', 'no wing includes one above it');
 
-# A concept is its .c and its .h: an arrow leads from concept to concept.
+# A concept is its .c or .cpp and its .h: an arrow leads from concept to concept.
 my %arrows;
 for my $file (keys %includes)
 {
-	my $concept = $file =~ s/\.[ch]$//r;
+	my $concept = $file =~ s/\.(?:[ch]|cpp)$//r;
 	for my $header (@{ $includes{$file} })
 	{
 		my $other = $header =~ s/\.h$//r;
