@@ -9,8 +9,8 @@
  * cannot be cancelled, and compares numbers as double.
  *
  * References are resolved here and kept from the library (see SchemaObject):
- * its cache of them confuses "if" with the schema that contains it, and
- * a circle of references makes it recurse for ever.
+ * its cache of them goes by path, "propertyNames" has the path of the schema
+ * around it there, and a circle of references makes it recurse for ever.
  *
  * Numbers are compared as the decimals they are.  The library keeps the bounds
  * in a schema as double; it gets the place of the bound in a list instead.
