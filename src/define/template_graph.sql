@@ -12,7 +12,8 @@ BEGIN
 	FROM tasker.named_tasks t
 	JOIN tasker.task_namespaces n USING (task_namespace_id)
 	WHERE n.name = find_template.namespace AND t.name = find_template.name
-		AND (find_template.version IS NULL OR t.version = find_template.version)
+		AND CASE coalesce(find_template.version, 'latest') WHEN 'latest' THEN t.deprecated_at IS NULL
+			ELSE t.version = find_template.version END
 	ORDER BY t.version_numbers DESC
 	LIMIT 1;
 	IF found_id IS NULL THEN
@@ -24,7 +25,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION tasker.find_template(text, text, text) IS
-'The named_task_id of a version of a template, deprecated or not; of the latest by number where version is NULL. Error: 42704 unknown template.';
+'The named_task_id of a version of a template, deprecated or not; where version is NULL or ''latest'', of the highest that is not deprecated. Error: 42704 unknown template.';
 
 -- Nodes are numbered by position, which is a topological order. Nested loops and
 -- scans are off for the same reason as in task_edges().
