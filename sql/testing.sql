@@ -42,6 +42,7 @@ SELECT pg_temp.refusal(format('SELECT tasker_testing.register_template(%L, %L)',
 FROM unnest(ARRAY['a b', 'a; <-a', 'a(f=2', 'a(x=2)', 'a(f=)', 'a(h=)', 'a<-b<-c', 'a<-z', 'a<-b; b<-a', '']) s;
 SELECT pg_temp.refusal('SELECT tasker_testing.create_workflow(''circle'')');
 SELECT pg_temp.refusal('SELECT tasker_testing.create_workflow(NULL)');
+SELECT pg_temp.refusal('SELECT tasker_testing.create_workflow(''linear'', ''{"batch_id": 7}'')');
 SELECT pg_temp.refusal('SELECT count(*) FROM tasker_testing.create_dataset(0)');
 SELECT pg_temp.refusal('SELECT count(*) FROM tasker_testing.create_state_mix(9)');
 

@@ -130,11 +130,13 @@ BEGIN ATOMIC
 	SELECT tasker.register_task_template(
 		tasker_testing.template(s.name, s.steps,
 			'{"default_retry_limit": 3, "backoff_base_seconds": 2, "backoff_cap_seconds": 30, "backoff_jitter": 0}')
-		|| jsonb_build_object('task_handler_class', s.task_handler_class))
+		|| jsonb_build_object('task_handler_class', s.task_handler_class)
+		|| '{"schema": {"type": "object", "required": ["workflow_type", "batch_id"],
+			"properties": {"workflow_type": {"type": "string"}, "batch_id": {"type": "string"}}}}')
 	FROM tasker_testing.ensure_shape(register_workflow.shape) s;
 END;
 COMMENT ON FUNCTION tasker_testing.register_workflow(text) IS
-'Registers a shape in namespace tasker_testing, version 1.0.0, and returns its named_task_id; a no-op where it is registered. Error: 22023 unknown shape.';
+'Registers a shape in namespace tasker_testing, version 1.0.0, and returns its named_task_id; a no-op where it is registered. Its context must have workflow_type and batch_id, both texts, which create_workflow() gives. Error: 22023 unknown shape.';
 
 CREATE FUNCTION tasker_testing.create_workflow(shape text, context jsonb DEFAULT '{}') RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
