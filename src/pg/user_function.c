@@ -137,7 +137,7 @@ TryUserFunction(const char *name, Oid argument_type, Oid result_type, const char
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	bool		limited = IsBackgroundWorker && !get_timeout_active(STATEMENT_TIMEOUT);
+	bool		limited = MyBackendType == B_BG_WORKER && !get_timeout_active(STATEMENT_TIMEOUT);
 	volatile bool done = false;
 
 	BeginInternalSubTransaction(NULL);
