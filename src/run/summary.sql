@@ -30,8 +30,8 @@ CROSS JOIN LATERAL (
 		coalesce(jsonb_agg(r.workflow_step_id ORDER BY r.workflow_step_id) FILTER (WHERE r.ready_for_execution), '[]') AS ready_step_ids,
 		coalesce(jsonb_agg(r.workflow_step_id ORDER BY r.workflow_step_id) FILTER (WHERE NOT r.ready_for_execution AND r.current_state IN ('pending', 'error')), '[]') AS blocked_step_ids,
 		coalesce(jsonb_agg(r.blocking_reason ORDER BY r.workflow_step_id) FILTER (WHERE NOT r.ready_for_execution AND r.current_state IN ('pending', 'error')), '[]') AS blocking_reasons
-	FROM tasker.step_readiness_statuses r
-	WHERE r.task_id = c.task_id
+	-- The function keeps to the keys where statistics would have the view read all steps.
+	FROM tasker.step_readiness_statuses(ARRAY[c.task_id]) r
 ) step
 CROSS JOIN LATERAL (
 	SELECT max(level.depth) AS max_dependency_depth, max(level.width) AS parallel_branches
