@@ -43,9 +43,17 @@ SELECT s.workflow_step_id, s.task_id, s.named_step_id, n.name, s.state AS curren
 	END AS backoff_type
 FROM tasker.workflow_steps s
 JOIN tasker.tasks t ON t.task_id = s.task_id
-JOIN tasker.named_tasks template ON template.named_task_id = t.named_task_id
-JOIN tasker.task_namespaces namespace ON namespace.task_namespace_id = t.task_namespace_id
 LEFT JOIN tasker.named_steps n ON n.named_step_id = s.named_step_id
+CROSS JOIN LATERAL (
+	-- Whether anything of the task may run: asked once a task, not once a step.
+	SELECT t.state IN ('pending', 'in_progress')
+		AND NOT EXISTS (SELECT FROM tasker.orchestrator_checkpoint c WHERE c.paused_at IS NOT NULL)
+		AND NOT EXISTS (SELECT FROM tasker.task_namespaces ns WHERE ns.task_namespace_id = t.task_namespace_id AND ns.paused_at IS NOT NULL)
+		AND (SELECT nt.paused_at IS NULL
+				AND (nt.concurrent OR NOT EXISTS (SELECT FROM tasker.workflow_steps o WHERE o.task_id = t.task_id AND o.state = 'in_progress'))
+			FROM tasker.named_tasks nt WHERE nt.named_task_id = t.named_task_id) AS is_open
+	OFFSET 0
+) gate
 CROSS JOIN LATERAL (
 	SELECT count(*)::integer AS total,
 		count(*) FILTER (WHERE (
@@ -62,12 +70,7 @@ CROSS JOIN LATERAL (
 ) rule
 CROSS JOIN LATERAL (
 	SELECT rule.dependencies_satisfied
-		AND t.state IN ('pending', 'in_progress')
-		AND template.paused_at IS NULL
-		AND namespace.paused_at IS NULL
-		AND NOT EXISTS (SELECT FROM tasker.orchestrator_checkpoint c WHERE c.paused_at IS NOT NULL)
-		AND (template.concurrent OR NOT EXISTS (SELECT FROM tasker.workflow_steps o
-			WHERE o.task_id = s.task_id AND o.state = 'in_progress'))
+		AND gate.is_open
 		AND (s.state = 'pending'
 			OR (s.state = 'error' AND rule.retry_eligible
 				AND coalesce(s.next_retry_at <= tasker.now(), false))) AS ready
