@@ -46,7 +46,7 @@ INSERT INTO asked (conditions) VALUES
 	($$annotation_type => 'search 0'$$), ($$annotation_type => 'search 1'$$), ($$annotation_type => 'nothing'$$), ($$annotation => '{"list": ["x"]}'$$), ($$annotation => '{"n": 3}'$$),
 	($$annotation_type => 'search 0', annotation => '{"list": ["x"]}'$$), ($$annotation_type => 'search 0', annotation => '{"n": 3}'$$), ($$annotation => '{"list": ["x"]}', tags => '{"search 1"}'$$),
 	($$initiator => 'search 1'$$), ($$source_system => 'search'$$), ($$initiator => 'search 1', source_system => 'search'$$),
-	($$requested_from => '2001-01-01 03:00Z', requested_before => '2001-01-01 06:00Z'$$), ($$requested_before => '2001-01-01 03:00Z'$$), ($$requested_from => '2001-01-01 10:00Z', initiator => 'search 2'$$),
+	($$requested_from => '2001-01-01 03:00Z', requested_before => '2001-01-01 06:00Z'$$), ($$requested_before => '2001-01-01 03:00Z', name => 'search'$$), ($$requested_from => '2001-01-01 10:00Z', initiator => 'search 2'$$),
 	($$requested_from => '2001-01-01 06:00Z', requested_before => '2001-01-01 06:00Z'$$),
 	($$identity_key => 'search 5'$$), ($$identity_key => 'search 5', namespace => 'test'$$), ($$identity_key => 'search 5', namespace => 'search'$$), ($$identity_key => 'search 6'$$),
 	($$context => '{"n": 7}'$$), ($$context => '{"odd": true}', initiator => 'search 3'$$);
