@@ -25,7 +25,9 @@ TESTING_SQL = \
 	testing/assertion.sql testing/privileges.sql
 
 DATA_built = tasker--$(EXTVERSION).sql tasker_testing--$(EXTVERSION).sql
-EXTRA_CLEAN = tasker--*.sql tasker_testing--*.sql tmp_check tmp_check_iso log
+# Earlier versions as they were released, and the ways from one to the next.
+DATA = $(sort $(wildcard upgrade/*.sql))
+EXTRA_CLEAN = $(DATA_built) tmp_check tmp_check_iso log
 
 # Regression tests in the order of the README's chapters; prepare comes first.
 REGRESS = $(shell sed -e 's/\#.*//' sql/schedule)

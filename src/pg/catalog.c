@@ -9,12 +9,17 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "pg/catalog.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -24,6 +29,7 @@ static struct
 	bool		valid;
 	Oid			named_tasks;
 	Oid			owner;
+	int			version;
 }			cache;
 static uint64 definitions_generation = 1;
 
@@ -43,25 +49,56 @@ InitCatalog(void)
 	CacheRegisterRelcacheCallback(NoteRelationChange, (Datum) 0);
 }
 
+/* The version of an extension as a number: 1.2 is 102. */
+static int
+VersionOfExtension(Oid extension)
+{
+	Relation	extensions = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int			major = 0;
+	int			minor = 0;
+
+	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(extension));
+	scan = systable_beginscan(extensions, ExtensionOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		is_null;
+		Datum		version = heap_getattr(tuple, Anum_pg_extension_extversion, RelationGetDescr(extensions), &is_null);
+
+		(void) sscanf(TextDatumGetCString(version), "%d.%d", &major, &minor);
+	}
+	systable_endscan(scan);
+	table_close(extensions, AccessShareLock);
+	return major * 100 + minor;
+}
+
 /* Fills the cache; false where the extension is not installed. */
 static bool
 FindExtension(void)
 {
+	Oid			extension;
 	Oid			schema;
 	Oid			named_tasks;
+	int			version;
 	HeapTuple	tuple;
 
 	if (cache.valid)
 		return true;
-	if (!OidIsValid(get_extension_oid("tasker", true)))
+	extension = get_extension_oid("tasker", true);
+	if (!OidIsValid(extension))
 		return false;
 	schema = get_namespace_oid("tasker", true);
 	named_tasks = OidIsValid(schema) ? get_relname_relid("named_tasks", schema) : InvalidOid;
 	if (!OidIsValid(named_tasks))
 		return false;
+	version = VersionOfExtension(extension);
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(named_tasks));
 	if (!HeapTupleIsValid(tuple))
 		return false;
+	cache.version = version;
 	cache.owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	cache.named_tasks = named_tasks;
 	cache.valid = true;
@@ -85,6 +122,13 @@ ExtensionOwner(void)
 				 errmsg("extension \"tasker\" is not installed in this database"),
 				 errhint("Run CREATE EXTENSION tasker.")));
 	return cache.owner;
+}
+
+int
+SchemaVersion(void)
+{
+	(void) ExtensionOwner();
+	return cache.version;
 }
 
 uint64

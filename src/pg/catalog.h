@@ -17,6 +17,16 @@ extern bool ExtensionInstalled(void);
 extern Oid	ExtensionOwner(void);
 
 /*
+ * The version of the extension's SQL in this database, 1.2 as 102; raises
+ * 42704 where it is not installed.  A new library meets the SQL of earlier
+ * versions until somebody runs ALTER EXTENSION tasker UPDATE, and works with
+ * it: whoever needs an object that came later asks here first.  Upgrade
+ * scripts end with a change of tasker.named_tasks, so that every session
+ * notices.
+ */
+extern int	SchemaVersion(void);
+
+/*
  * Counts the changes of definitions (templates, pauses) that this session has
  * seen; what was read under an older count may be out of date.
  */
