@@ -273,14 +273,15 @@ is($there->query($taken_over), $before, 'and the database is taken over once onl
 # --- the old primary comes back -------------------------------------------------------
 
 # Rewound it is a standby like any other.
-command_ok([ 'pg_rewind', '--target-pgdata', $node->data_dir, '--source-server', $standby->connstr('postgres'), '-R' ], 'pg_rewind of the old primary');
+command_ok([ 'pg_rewind', '--target-pgdata', $node->data_dir, '--source-server', $standby->connstr('postgres'), '-R', '--no-sync' ], 'pg_rewind of the old primary');
 $node->append_conf('postgresql.conf', sprintf "port = %d\nunix_socket_directories = '%s'\n", $node->port, $node->host);
 $node->start;
 my ($after) = diamonds($there, 1, name => 'solo');
-$standby->wait_for_catchup('primary');
 my $back = Tasker::Session->new($node, 'app');
-is($back->query('SELECT pg_is_in_recovery()'), 't', 'the old primary is a standby now');
-is($back->query("SELECT tasker.task_state($after)"), $there->query("SELECT tasker.task_state($after)"), 'it follows');
+my $end = $there->query('SELECT pg_current_wal_lsn()');
+ok($back->poll("SELECT pg_last_wal_replay_lsn() >= '$end'"), 'the old primary catches up');
+is($back->query('SELECT pg_is_in_recovery()'), 't', 'it is a standby now');
+is($back->query("SELECT task_id FROM tasker.tasks WHERE task_id = $after"), $after, 'that follows');
 is($back->query(q(SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'tasker%')), '0', 'and does nothing of its own');
 $_->quit foreach $there, $back;
 ends_well($standby, ['app'], qr/ walreceiver FATAL|changes nothing on a standby|during recovery|in a read-only transaction|is stale|does not exist|has ended|administrator command/);
