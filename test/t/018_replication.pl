@@ -104,7 +104,8 @@ $session->query(q(ALTER SYSTEM SET tasker.clock_offset = '24d'; SELECT pg_reload
 ok($session->poll('SELECT count(*) FROM tasker.tasks', '1'), 'all tasks but the open one are pruned');
 ok(settled(), 'and everything is read');
 $session->query(q(SET session_replication_role = replica));
-like($session->query('SELECT tasker.compact_history(tasker.now(), 0)'), qr/_p0$/, 'a partition is emptied and its rows put back');
+# The worker looks at it, too, and neither waits for the other.
+ok($session->poll(q(SELECT tasker.compact_history(tasker.now(), 0) LIKE '%\_p0')), 'a partition is emptied and its rows put back');
 $session->query('RESET session_replication_role');
 $session->query("SELECT tasker.cancel_task($keeper)");
 ok($session->poll(q(SELECT tasker.prune_tasks(tasker.now() + '1 s')), '1'), 'the last task is cancelled and pruned');
