@@ -533,8 +533,6 @@ NoteHeartbeat(int64 executor_id)
 {
 	TimestampTz now = TaskerNow();
 
-	/* A standby would keep it to itself, and the primary would know nothing of it. */
-	RefuseReadOnly();
 	return RecordHeartbeat(executor_id, now, false) || HeartbeatByRow(executor_id, now);
 }
 

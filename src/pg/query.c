@@ -112,11 +112,8 @@ InitQueries(void)
 	RegisterSubXactCallback(UnpinAtSubtransactionAbort, NULL);
 }
 
-/*
- * Says so at the door, whatever the function would have come to: some would
- * find nothing to write, and others write to shared memory first.
- */
-void
+/* At the door, whatever the function would have come to: some would find nothing to write. */
+static void
 RefuseReadOnly(void)
 {
 	if (!XactReadOnly)

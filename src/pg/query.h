@@ -46,9 +46,6 @@ extern void OpenQueryScope(QueryScope *scope);
 /* The same for functions that only look, which a standby answers, too. */
 extern void OpenReadingScope(QueryScope *scope);
 
-/* Raises 25006 on a standby and in a read-only transaction; for writers without a scope. */
-extern void RefuseReadOnly(void);
-
 /*
  * Closes the scope and frees what was allocated in it, query results
  * included.  After an error the end of the (sub)transaction does the same.
