@@ -207,6 +207,11 @@ ok(Tasker::until_true(sub {
 $_->quit foreach $bound, $brief, $detached, $stray, $session;
 $node->stop('immediate');
 
+# One waits there for the end of a task, another has a transaction open.
+$patient->send("CALL tasker.await_task($last, '1 minute')");
+my $late = Tasker::Session->new($standby, 'app');
+$late->query('BEGIN; SELECT tasker.task_state(1)');
+
 my $promoted_at = time();
 $standby->promote;
 ok($there->poll($running), 'promotion brings the orchestrator');
@@ -215,6 +220,11 @@ ok($there->poll(sprintf q(SELECT count(*) > 0 FROM tasker.workflow_step_transiti
 my $delay = $there->query(sprintf q(SELECT extract(epoch FROM min(created_at)) - %f FROM tasker.workflow_step_transition_log
 	WHERE to_state = 'in_progress' AND created_at > to_timestamp(%f)), $promoted_at, $promoted_at);
 cmp_ok($delay, '<', 5, sprintf 'the first one %.0f ms after the order to promote', 1000 * $delay);
+
+like(refusal($late, q(SELECT tasker.create_task('solo', namespace => 't'))), qr/^25006\|tasker changes nothing in a read-only transaction/,
+	'a transaction that began on the standby stays read-only');
+$late->query('ROLLBACK');
+like($late->query(q(SELECT tasker.create_task('solo', namespace => 't'))), qr/^\d+$/, 'the next one is like any other');
 
 # What was acknowledged is there.
 my $claims = join ',', map { "($_)" } keys %{ $Tasker::ledger{primary}{app} };
@@ -259,12 +269,13 @@ my $worker = Tasker::Executor->new($standby, 'app', name => 'worker', capacity =
 $there->query("SELECT tasker.unregister_executor($detached->{id}, true)");
 $heir->quit;
 ok($worker->drain_but('turns'), 'and work goes on to its end');
+is(($patient->finish)[0], 'complete', 'who has waited since before the promotion hears of it');
 is($there->query("SELECT string_agg(DISTINCT tasker.task_state(t)::text, ',') FROM generate_series($first, $last) t"), 'complete', 'the last task included');
 
 # A second server that is restarted takes nothing over again.
 my $taken_over = 'SELECT taken_over_at, (SELECT last_value FROM tasker.tasks_task_id_seq) FROM tasker.orchestrator_checkpoint';
 $before = $there->query($taken_over);
-$_->quit foreach $worker, $there, $patient;
+$_->quit foreach $worker, $there, $patient, $late;
 $standby->restart;
 $there = Tasker::Session->new($standby, 'app');
 ok($there->poll($running), 'after a restart the orchestrator is there');
