@@ -201,7 +201,9 @@ foreach my $case (@copies)
 	is($restored->query($sequences), $before{$sequences} =~ s/^(tasks_task|workflow_steps_workflow_step|executors_executor)(_id_seq\|)(\d+)$/$1 . $2 . ($3 + $passed_over)/egmr,
 		"$database: the sequences are where they were");
 
-	is($restored->query($partitions), $before{$partitions}, "$database: the logs have their partitions");
+	# Who owns them, and what an owner may, is another matter in another version.
+	my ($has, $had) = map { $expected_of{$name} ? s/^(\w+\|[^|]*\|)[^|]*\|[^|]*\|/$1/gmr : $_ } $restored->query($partitions), $before{$partitions};
+	is($has, $had, "$database: the logs have their partitions");
 	is($restored->query(q(SELECT tasker.task_template('staged', 'test', effective => true) #>> '{step_templates,0,handler_config,url}')), 'there',
 		"$database: a template is in force as it was");
 
