@@ -10,7 +10,7 @@ WITH leaf AS (
 	CROSS JOIN LATERAL (SELECT substring(c.relname FROM '_p(\d+)$')::bigint) p (period)
 ), checkpoint AS (
 	SELECT c.position, pg_snapshot_xmax(c.position) AS next_xact, ARRAY(SELECT pg_snapshot_xip(c.position)) AS running,
-		c.system_identifier = (SELECT system_identifier FROM pg_control_system()) AS owned
+		c.system_identifier = (SELECT h.identifier FROM tasker.home h) AS owned
 	FROM tasker.orchestrator_checkpoint c
 ), status AS (
 	SELECT leaf.log, leaf.period, leaf.relation, leaf.first_id, leaf.last_id, h.began_at, h.closed_at,
