@@ -28,6 +28,10 @@
 #include "utils/memutils.h"
 
 #define MAX_CAPACITY 10000
+/* Each claim looks at the queue of every handler. */
+#define MAX_HANDLERS 1000
+#define MIN_LEASE INT64CONST(100000)
+#define MAX_LEASE (365 * USECS_PER_DAY)
 
 /*
  * The fourth field of an advisory lock tag says who made the key: 1 and 2 are
@@ -350,6 +354,11 @@ CheckHandlerNames(ArrayType *handlers)
 	int			n;
 
 	deconstruct_array(handlers, TEXTOID, -1, false, TYPALIGN_INT, &names, NULL, &n);
+	if (n > MAX_HANDLERS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an executor can have at most %d handlers, not %d", MAX_HANDLERS, n),
+				 errhint("Register several executors.")));
 	for (int i = 0; i < n; i++)
 	{
 		text	   *name = DatumGetTextPP(names[i]);
@@ -360,6 +369,18 @@ CheckHandlerNames(ArrayType *handlers)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("the name of a handler must have 1 to 256 characters, not %d", length)));
 	}
+}
+
+/* In doubles first: so many days are more than an integer counts in microseconds. */
+static void
+CheckLease(const Interval *lease)
+{
+	double		microseconds = (double) lease->time + (double) lease->day * USECS_PER_DAY;
+
+	if (lease->month != 0 || microseconds < MIN_LEASE || microseconds > MAX_LEASE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the lease of an executor must be at least 100 ms and at most 365 days, in days or less")));
 }
 
 static void
@@ -383,11 +404,7 @@ CheckRegistration(const Registration *registration)
 				 errmsg("the handlers of an executor must be a list of names without null"),
 				 errhint("Name at least one handler_class that it can run.")));
 	CheckHandlerNames(registration->handlers);
-	if (registration->lease->month != 0 ||
-		registration->lease->time + registration->lease->day * USECS_PER_DAY < 100000)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the lease of an executor must be at least 100 ms, in days or less")));
+	CheckLease(registration->lease);
 }
 
 /* Nobody can guess the channel of an executor from its id. */
