@@ -159,16 +159,19 @@ BindToSession(int64 executor_id, bool detached)
 {
 	static bool exit_hooked = false;
 	LOCKTAG		tag = ExecutorLockTag(executor_id);
-	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
-	OwnExecutor *own = palloc0(sizeof(OwnExecutor));
+	MemoryContext caller;
+	OwnExecutor *own;
 
+	/* First: for want of shared memory it may fail. */
+	if (!detached)
+		(void) LockAcquire(&tag, ExclusiveLock, true, false);
+	caller = MemoryContextSwitchTo(TopMemoryContext);
+	own = palloc0(sizeof(OwnExecutor));
 	own->executor_id = executor_id;
 	own->detached = detached;
 	own->born_at = GetCurrentTransactionNestLevel();
 	own_executors = lappend(own_executors, own);
 	MemoryContextSwitchTo(caller);
-	if (!detached)
-		(void) LockAcquire(&tag, ExclusiveLock, true, false);
 	if (!exit_hooked)
 	{
 		on_shmem_exit(ReportSessionEnd, (Datum) 0);
@@ -202,9 +205,12 @@ ExecutorIsAlive(const Executor *executor, TimestampTz now, TimestampTz *good_unt
 		return SessionIsAlive(executor->executor_id);
 	if (Shared != NULL && !LastHeartbeat(executor->executor_id, &seen_at))
 	{
-		/* The server has restarted since: it gets a whole lease to be heard. */
-		seen_at = now;
-		(void) RecordHeartbeat(executor->executor_id, now, true);
+		/*
+		 * The server has restarted since: it gets a whole lease to be heard.
+		 * Without room for an entry its row says when it was.
+		 */
+		seen_at = RecordHeartbeat(executor->executor_id, now, true) ? now :
+			Max(seen_at, PgStartTime + (now - GetCurrentTimestamp()));
 	}
 	*good_until = seen_at + executor->lease;
 	return *good_until > now;
@@ -537,11 +543,9 @@ HeartbeatByRow(int64 executor_id, TimestampTz now)
 		RefuseUnknown("executor", executor_id);
 	alive = RowBool(0, 1);
 	detached = RowBool(0, 2);
-	if (alive && detached && Shared == NULL)
+	if (alive && detached && !RecordHeartbeat(executor_id, now, true))
 		(void) RunQuery(&NOTE_HEARTBEAT, args, NULL);
 	CloseQueryScope(&scope);
-	if (alive && detached)
-		(void) RecordHeartbeat(executor_id, now, true);
 	return alive;
 }
 

@@ -337,6 +337,9 @@ TaskerOrchestratorMain(Datum arg)
 	SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	/* Since 17. */
+	if (GetConfigOption("transaction_timeout", true, false) != NULL)
+		SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	wait_event = WaitEventExtensionNew("TaskerOrchestratorMain");
@@ -401,6 +404,8 @@ tasker_orchestrator_status(PG_FUNCTION_ARGS)
 		found = FindDatabaseSlot(MyDatabaseId, false);
 		if (found != NULL)
 			slot = *found;
+		else if (!HasDatabaseRoom())
+			strlcpy(slot.last_error, "there is no free slot of tasker.max_databases", sizeof(slot.last_error));
 		LWLockRelease(Shared->lock);
 	}
 	values[0] = Int32GetDatum(slot.pid);

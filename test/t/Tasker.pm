@@ -180,7 +180,7 @@ sub finished
 
 	$self->{psql}->pump_nb if $self->{psql}->pumpable;
 	return 1 unless $self->{psql}->pumpable;
-	return $self->{out} =~ /^done $self->{count}$/m && $self->{err} =~ /^done $self->{count}$/m;
+	return $self->{out} =~ /^done $self->{count}\n/m && $self->{err} =~ /^done $self->{count}\n/m;
 }
 
 # Waits for the end of what was sent. Returns output and errors; none of
