@@ -121,11 +121,12 @@ foreach my $setting (@settings)
 
 # The same for the whole server and all at once, the later of two values; without
 # what only a database or a session can have, and what the test reads the log with.
+# A transaction_timeout of 1 ms for all lets nobody connect, options or not.
 my $own = own_settings(@settings);
 my @lines = map { split /; / } map { $_->[0] } @settings;
 $node->safe_psql('postgres', 'ALTER DATABASE app RESET ALL');
 $node->append_conf('postgresql.conf', join '', map { my ($name, $value) = /^(\w+) = '?(.*?)'?$/; "$name = '$value'\n" }
-	grep { is_known($_) && !/nowhere|client_|temp_file|quote_all|xmloption/ } @lines);
+	grep { is_known($_) && !/nowhere|client_|temp_file|quote_all|xmloption|^transaction_timeout/ } @lines);
 $node->restart;
 {
 	local $ENV{PGOPTIONS} = $own;
