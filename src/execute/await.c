@@ -20,6 +20,7 @@
 #include "pg/query.h"
 #include "pg/shmem.h"
 #include "pg/waiters.h"
+#include "rules/document.h"
 #include "run/transition.h"
 #include "tcop/pquery.h"
 #include "utils/builtins.h"
@@ -167,10 +168,13 @@ AppendClaimedSteps(StringInfo json, const ClaimedStep *steps, int n)
 		}
 		for (int i = 0; i < lengthof(objects); i++)
 		{
-			Jsonb	   *jsonb = DatumGetJsonbP(objects[i]);
+			Jsonb	   *jsonb = objects[i] != 0 ? DatumGetJsonbP(objects[i]) : NULL;
 
 			appendStringInfo(json, ",\"%s\":", object_names[i]);
-			(void) JsonbToCString(json, &jsonb->root, VARSIZE(jsonb));
+			if (jsonb != NULL)
+				(void) JsonbToCString(json, &jsonb->root, VARSIZE(jsonb));
+			else
+				appendStringInfoString(json, "null");
 		}
 		appendStringInfoChar(json, '}');
 	}
@@ -203,7 +207,7 @@ ClaimTaken(StepWait *w, ReadyStep *ready, int n)
 	steps = ClaimSteps(step_ids, executors, n, &claimed);
 	for (int i = 0; i < claimed; i++)
 		step_ids[i] = steps[i].step_id;
-	AppendClaimedSteps(&w->json, ReadClaimedSteps(step_ids, claimed), claimed);
+	AppendClaimedSteps(&w->json, ReadClaimedSteps(step_ids, claimed, MAX_CONTENT_BYTES), claimed);
 	w->claimed += claimed;
 }
 

@@ -16,6 +16,7 @@
 #include "pg/query.h"
 #include "pg/shmem.h"
 #include "pg/wakeup.h"
+#include "rules/document.h"
 #include "run/row.h"
 #include "run/transition.h"
 #include "utils/builtins.h"
@@ -62,7 +63,7 @@ static void
 ReturnClaimedSteps(FunctionCallInfo fcinfo, const int64 *step_ids, int n)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	ClaimedStep *steps = ReadClaimedSteps(step_ids, n);
+	ClaimedStep *steps = ReadClaimedSteps(step_ids, n, MAX_CONTENT_BYTES);
 
 	for (int i = 0; i < n; i++)
 		tuplestore_puttuple(result->setResult, FormClaimedStep(result->setDesc, &steps[i]));

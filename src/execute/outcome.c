@@ -18,6 +18,7 @@
 #include "pg/clock.h"
 #include "pg/guc.h"
 #include "pg/query.h"
+#include "rules/document.h"
 #include "rules/retry.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -29,6 +30,8 @@
 
 /* The longest wait that a function can ask for: ten years. */
 #define MAX_WAIT_SECONDS 315360000.0
+
+#define MAX_REPORTED 100000
 
 /* ---------- failing ---------- */
 
@@ -337,6 +340,15 @@ WasReportedBefore(const Report *report, int i, bool skip_stale)
 	return false;
 }
 
+static int
+CompareMovedSteps(const void *a, const void *b)
+{
+	int64		left = ((const MovedStep *) a)->step_id;
+	int64		right = ((const MovedStep *) b)->step_id;
+
+	return left < right ? -1 : left > right;
+}
+
 /*
  * Makes a report.  Returns the number of steps that moved now; the ids of
  * those refused as stale go to *refused, allocated in the caller's context.
@@ -355,11 +367,13 @@ MakeReport(const Report *report, bool skip_stale, int64 **refused, int *n_refuse
 	steps = MoveReported(report, &moved);
 	if (moved < report->n)
 	{
-		for (int m = 0; m < moved; m++)
+		qsort(steps, moved, sizeof(MovedStep), CompareMovedSteps);
+		for (int i = 0; i < report->n; i++)
 		{
-			for (int i = 0; i < report->n; i++)
-				has_moved[i] |= report->step_ids[i] == steps[m].step_id &&
-					report->claims[i] + 10 == steps[m].sort_key;
+			MovedStep	wanted = {.step_id = report->step_ids[i]};
+			MovedStep  *found = moved > 0 ? bsearch(&wanted, steps, moved, sizeof(MovedStep), CompareMovedSteps) : NULL;
+
+			has_moved[i] = found != NULL && report->claims[i] + 10 == found->sort_key;
 		}
 		for (int i = 0; i < report->n; i++)
 		{
@@ -471,6 +485,11 @@ ReportOfMany(FunctionCallInfo fcinfo, TaskerState to, int executor_argument, int
 	CheckNotNull(fcinfo, 1, "claims");
 	ids = ArrayArgument(fcinfo, 0, "step_ids", INT8OID, &null_ids, &report.n);
 	claims = ArrayArgument(fcinfo, 1, "claims", INT4OID, &null_claims, &report.n);
+	if (report.n > MAX_REPORTED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("at most %d steps can be reported at once, not %d", MAX_REPORTED, report.n),
+				 errhint("Report them in several calls; in one transaction, if need be.")));
 	unsorted = palloc(sizeof(int64) * Max(report.n, 1));
 	*order = palloc(sizeof(int) * Max(report.n, 1));
 	report.step_ids = palloc(sizeof(int64) * Max(report.n, 1));
@@ -521,6 +540,7 @@ tasker_complete_step(PG_FUNCTION_ARGS)
 	Report		report = ReportOfOne(fcinfo, STATE_COMPLETE, 3);
 	Datum		results = PG_ARGISNULL(2) ? JsonbOfText("{}") : PG_GETARG_DATUM(2);
 
+	CheckDocumentSize(results, MAX_CONTENT_BYTES, "the results of a step");
 	report.results = &results;
 	return MakeReportOfOne(&report);
 }
@@ -536,7 +556,10 @@ tasker_complete_steps(PG_FUNCTION_ARGS)
 
 	report.results = palloc(sizeof(Datum) * Max(report.n, 1));
 	for (int i = 0; i < report.n; i++)
+	{
 		report.results[i] = results == NULL || nulls[order[i]] ? empty : results[order[i]];
+		CheckDocumentSize(report.results[i], MAX_CONTENT_BYTES, "the results of a step");
+	}
 	return MakeReportOfMany(fcinfo, &report, 4);
 }
 

@@ -13,6 +13,7 @@
 #include "pg/catalog.h"
 #include "pg/query.h"
 #include "pg/user_function.h"
+#include "rules/document.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -44,7 +45,7 @@ BeginAttempt(int64 step_id, Attempt *attempt)
 	{
 		Oid			type = ExtensionType("claimed_step");
 		TupleDesc	row_type = lookup_rowtype_tupdesc(type, -1);
-		ClaimedStep *step = ReadClaimedSteps(&step_id, 1);
+		ClaimedStep *step = ReadClaimedSteps(&step_id, 1, MAX_CONTENT_BYTES);
 		HeapTuple	tuple = FormClaimedStep(row_type, step);
 
 		MemoryContextSwitchTo(caller);
@@ -82,6 +83,18 @@ FailureOfError(const Attempt *attempt, const ErrorData *error)
 			failure.retry_after = (int32) seconds;
 	}
 	return failure;
+}
+
+/* What results that are too large say of the attempt. */
+static StepFailure
+FailureOfSize(const Attempt *attempt, Size bytes)
+{
+	return (StepFailure)
+	{
+		.step_id = attempt->step_id,.claim = attempt->claim,
+			.error = psprintf("the results of a step must have at most %d bytes, not %zu", MAX_CONTENT_BYTES, bytes),
+			.error_class = "54000",.retry_after = RETRY_BY_BACKOFF
+	};
 }
 
 /*
@@ -131,6 +144,11 @@ ExecuteStep(int64 step_id)
 			results = JsonbOfText("{}");
 		if (!done)
 			failure = FailureOfError(&attempt, error);
+		else if (DocumentBytes(results) > MAX_CONTENT_BYTES)
+		{
+			failure = FailureOfSize(&attempt, DocumentBytes(results));
+			done = false;
+		}
 		EndAttempt(&attempt, done ? NULL : &failure, results);
 	}
 	MemoryContextSwitchTo(caller);

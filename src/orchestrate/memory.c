@@ -315,13 +315,14 @@ ReadCheckpoint(Orchestrator *o)
 {
 	MemoryContext context = o->context;
 	bool		avoid_locked_rows = o->avoid_locked_rows;
+	TimestampTz quiet_until = o->quiet_until;
 	ArrayType  *steps;
 	ArrayType  *executors;
 
 	MemoryContextDeleteChildren(context);
 	*o = (Orchestrator)
 	{
-		.context = context,.avoid_locked_rows = avoid_locked_rows
+		.context = context,.avoid_locked_rows = avoid_locked_rows,.quiet_until = quiet_until
 	};
 	MakeMemory(o);
 	o->saved_at = GetCurrentTimestamp();

@@ -84,6 +84,7 @@ struct Orchestrator
 	IdList		postponed[WORK_KINDS];
 	TimestampTz postponed_until;
 	bool		avoid_locked_rows;
+	TimestampTz quiet_until;	/* nothing is pushed until then, nor before there is room; 0: pushes */
 	HTAB	   *in_flight;
 	HTAB	   *watched_children;
 	HTAB	   *watched_tasks;

@@ -35,6 +35,12 @@ extern void RefreshExecutors(Orchestrator *orchestrator);
  */
 extern void AvoidLockedRows(Orchestrator *orchestrator);
 
+/*
+ * From now on notifies nobody, after NOTIFY has found its queue full: steps
+ * stay in the work queue, where executors claim them, until there is room.
+ */
+extern void StopPushing(Orchestrator *orchestrator);
+
 /* Whether the last batch still met locked rows. */
 extern bool MetLockedRows(const Orchestrator *orchestrator);
 

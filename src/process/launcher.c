@@ -62,7 +62,28 @@ IsServed(Form_pg_database database)
 	return database->datallowconn && !database->datistemplate;
 }
 
-/* Has every database looked at that can be connected to. */
+/* Databases that were wanted, and those that the log says to be waiting for a slot. */
+static List *looked_at = NIL;
+static List *left_out = NIL;
+
+/* Notes a database; false where it was noted before. */
+static bool
+NoteOnce(List **list, Oid database)
+{
+	MemoryContext caller;
+
+	if (list_member_oid(*list, database))
+		return false;
+	caller = MemoryContextSwitchTo(TopMemoryContext);
+	*list = lappend_oid(*list, database);
+	MemoryContextSwitchTo(caller);
+	return true;
+}
+
+/*
+ * Has every database looked at that can be connected to.  Those for which
+ * there is no slot wait until one turns out to have no extension.
+ */
 static void
 WantAllDatabases(void)
 {
@@ -79,21 +100,42 @@ WantAllDatabases(void)
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 		DatabaseSlot *slot;
 
-		if (!IsServed(database))
+		if (!IsServed(database) || list_member_oid(looked_at, database->oid))
 			continue;
 		LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
 		slot = FindDatabaseSlot(database->oid, true);
 		if (slot != NULL && slot->status == DATABASE_UNKNOWN)
 			slot->status = DATABASE_WANTED;
 		LWLockRelease(Shared->lock);
-		if (slot == NULL)
+		if (slot != NULL)
+		{
+			(void) NoteOnce(&looked_at, database->oid);
+			left_out = list_delete_oid(left_out, database->oid);
+		}
+		else if (NoteOnce(&left_out, database->oid))
 			ereport(LOG,
-					(errmsg("tasker: no room to look at database \"%s\"", NameStr(database->datname)),
+					(errmsg("tasker: database \"%s\" has to wait, %d others may need an orchestrator",
+							NameStr(database->datname), Shared->slots),
 					 errhint("Increase tasker.max_databases.")));
 	}
 	table_endscan(scan);
 	table_close(relation, AccessShareLock);
 	CommitTransactionCommand();
+}
+
+/* Has those looked at that were left out, once there is room. */
+static void
+WantLeftOutDatabases(void)
+{
+	bool		room;
+
+	if (left_out == NIL)
+		return;
+	LWLockAcquire(Shared->lock, LW_SHARED);
+	room = HasDatabaseRoom();
+	LWLockRelease(Shared->lock);
+	if (room)
+		WantAllDatabases();
 }
 
 /* Whether a database is still there, and one that is served. */
@@ -198,6 +240,7 @@ StartWanted(void)
 		LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
 		if (failed)
 		{
+			strlcpy(slot->last_error, "there is no free slot of max_worker_processes", sizeof(slot->last_error));
 			slot->failures++;
 			slot->status = DATABASE_WANTED;
 			slot->start_at = TimestampTzPlusMilliseconds(now, RetryDelay(slot->failures));
@@ -260,6 +303,7 @@ TaskerLauncherMain(Datum arg)
 			if (tasker_orchestrator)
 				WantIdleDatabases();
 		}
+		WantLeftOutDatabases();
 		wait = StartWanted();
 		if (wait_event == 0)
 			wait_event = WaitEventExtensionNew("TaskerLauncherMain");

@@ -56,6 +56,7 @@ typedef struct Worker
 	uint64		executors_seen; /* value of the slot's executors_changed */
 	int			batch_size;
 	int			error_wait;		/* milliseconds; 0: the last batch went well */
+	TimestampTz not_before;		/* by the real clock: end of that wait */
 } Worker;
 
 static Worker worker;
@@ -222,9 +223,51 @@ RunTransaction(BatchReport *report)
 	return locked;
 }
 
+/* Whether an error comes from a file of PostgreSQL: what it raises with the code of any limit. */
+static bool
+IsLimitOf(const ErrorData *error, const char *file)
+{
+	return error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && error->filename != NULL &&
+		strcmp(error->filename, file) == 0;
+}
+
+/*
+ * Whether an error says something of the server (full disk, no memory, no
+ * transaction id left, no permission to write) and not of what was processed.
+ */
+static bool
+IsTroubleOfServer(const ErrorData *error)
+{
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
+	{
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+			return true;
+		default:
+			return error->sqlerrcode == ERRCODE_READ_ONLY_SQL_TRANSACTION || IsLimitOf(error, "varsup.c");
+	}
+}
+
+/* One line of the server log for a batch that has failed. */
+static void
+LogFailure(const ErrorData *error, bool full_queue, bool trouble)
+{
+	ereport(LOG,
+			(errcode(error->sqlerrcode),
+			 errmsg("tasker: a batch has failed: %s", error->message),
+			 error->detail ? errdetail_internal("%s", error->detail) : 0,
+			 full_queue ? errhint("Steps stay in the work queue, where executors can claim them, until there is room. "
+								  "End the session that listens and has a transaction open.") :
+			 trouble ? errhint("Nothing is lost; it is tried again in at most %d s.", LAST_ERROR_WAIT_MS / 1000) : 0,
+			 error->context ? errcontext_msg("%s", error->context) : 0));
+}
+
 /*
  * After an error: the memory is thrown away and the next batch is smaller.
- * One that fails alone is set aside, and the orchestrator goes on.
+ * One that fails alone is set aside, and the orchestrator goes on.  Trouble of
+ * the server is nobody's fault: it is only waited for.
  */
 static void
 RecoverFromError(void)
@@ -233,6 +276,8 @@ RecoverFromError(void)
 	ErrorData  *error = CopyErrorData();
 	bool		locked_rows = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
 		error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
+	bool		full_queue = IsLimitOf(error, "async.c");
+	bool		trouble = full_queue || IsTroubleOfServer(error);
 
 	HOLD_INTERRUPTS();
 	AbortCurrentTransaction();
@@ -242,15 +287,10 @@ RecoverFromError(void)
 	if (error->sqlerrcode == ERRCODE_UNDEFINED_TABLE && !IsWanted())
 		proc_exit(0);
 	if (!locked_rows)
-		ereport(LOG,
-				(errcode(error->sqlerrcode),
-				 errmsg("tasker: a batch has failed: %s", error->message),
-				 error->detail ? errdetail_internal("%s", error->detail) : 0,
-				 error->context ? errcontext_msg("%s", error->context) : 0));
-	if (!locked_rows)
 	{
+		LogFailure(error, full_queue, trouble);
 		CountError(error->message);
-		if (worker.batch_size == 1)
+		if (worker.batch_size == 1 && !trouble)
 			ereport(LOG,
 					(errmsg("tasker: what the orchestrator cannot process is set aside: %d tasks or steps",
 							SetAsideLast(worker.orchestrator)),
@@ -258,11 +298,14 @@ RecoverFromError(void)
 		worker.batch_size = Max(1, worker.batch_size / 8);
 		worker.error_wait = worker.error_wait == 0 ? FIRST_ERROR_WAIT_MS :
 			Min(LAST_ERROR_WAIT_MS, 2 * worker.error_wait);
+		worker.not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), worker.error_wait);
 	}
 	CloseOrchestrator(worker.orchestrator);
 	worker.orchestrator = OpenOrchestrator(TopMemoryContext);
 	if (locked_rows)
 		AvoidLockedRows(worker.orchestrator);
+	if (full_queue)
+		StopPushing(worker.orchestrator);
 	FreeErrorData(error);
 	MemoryContextSwitchTo(context);
 }
@@ -316,6 +359,9 @@ TaskerOrchestratorMain(Datum arg)
 	SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	/* Since 17. */
+	if (GetConfigOption("transaction_timeout", true, false) != NULL)
+		SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	TakeOverDatabase();
@@ -344,8 +390,14 @@ TaskerOrchestratorMain(Datum arg)
 		}
 		if (executors_changed)
 			RefreshExecutors(worker.orchestrator);
-		pgstat_report_activity(STATE_RUNNING, "orchestrating");
-		wait = KeepUp(Orchestrate());
+		/* News do not shorten the wait after an error: they would only fail again. */
+		wait = worker.error_wait == 0 ? 0 :
+			TimestampDifferenceMilliseconds(GetCurrentTimestamp(), worker.not_before);
+		if (wait == 0)
+		{
+			pgstat_report_activity(STATE_RUNNING, "orchestrating");
+			wait = KeepUp(Orchestrate());
+		}
 		if (wait == 0)
 			continue;
 		pgstat_report_stat(true);
@@ -377,6 +429,8 @@ tasker_orchestrator_status(PG_FUNCTION_ARGS)
 		found = FindDatabaseSlot(MyDatabaseId, false);
 		if (found != NULL)
 			slot = *found;
+		else if (!HasDatabaseRoom())
+			strlcpy(slot.last_error, "there is no free slot of tasker.max_databases", sizeof(slot.last_error));
 		LWLockRelease(Shared->lock);
 	}
 	values[0] = Int32GetDatum(slot.pid);

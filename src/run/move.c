@@ -60,6 +60,7 @@ static KeptQuery MOVE_STEPS = {
 	"    AND s.state = $1::tasker.state"
 	"    AND s.sort_key = coalesce(u.sort_key, s.sort_key)"
 	"    AND coalesce(s.executor_id = $16, $16 IS NULL)"
+	"    AND ($2 <> 'in_progress' OR s.sort_key <= " CppAsString2(LAST_CLAIMED_SORT_KEY) ")"
 	" RETURNING s.workflow_step_id, s.task_id, s.sort_key, s.attempts, s.timeout_seconds,"
 	"           s.executor_id, u.metadata"
 	"), logged AS ("
@@ -229,10 +230,23 @@ SetLogMetadata(LogRow *row, Datum metadata)
 	row->values[LOG_METADATA] = metadata;
 }
 
+/* The number of the next transition. */
+static int32
+NextSortKey(StateOwner owner, int64 id, int32 sort_key)
+{
+	if (sort_key > PG_INT32_MAX - 10)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("%s " INT64_FORMAT " has had as many transitions as can be numbered", OwnerLabel(owner), id)));
+	return sort_key + 10;
+}
+
 /* Whether the row is what the move of index i expects. */
 static bool
 IsAsExpected(const StepMoves *moves, int i, const StepRow *step)
 {
+	if (moves->to == STATE_IN_PROGRESS && step->sort_key > LAST_CLAIMED_SORT_KEY)
+		return false;
 	return step->state == moves->from &&
 		(moves->sort_keys == NULL || step->sort_key == moves->sort_keys[i]) &&
 		(moves->of_executor == 0 || step->executor_id == moves->of_executor);
@@ -250,7 +264,7 @@ ChangeOfStep(const Table *steps, const StepMoves *moves, int i, const StepRow *s
 				(errcode(ERRCODE_CHECK_VIOLATION),
 				 errmsg("step " INT64_FORMAT " has no attempt left of %d", step->step_id, step->retry_limit)));
 	ChangeColumn(&change, STEP_STATE, StateValue(steps, STEP_STATE, moves->to));
-	ChangeColumn(&change, STEP_SORT_KEY, Int32GetDatum(step->sort_key + 10));
+	ChangeColumn(&change, STEP_SORT_KEY, Int32GetDatum(NextSortKey(OWNER_STEP, step->step_id, step->sort_key)));
 	if (moves->attempt_change != 0)
 		ChangeColumn(&change, STEP_ATTEMPTS, Int32GetDatum(attempts));
 	if (moves->to == STATE_IN_PROGRESS)
@@ -371,7 +385,7 @@ MoveTaskDirectly(Table *tasks, Lookup *by_id, TaskerState from, TaskerState to, 
 		if (task->state != from)
 			return false;
 		ChangeColumn(&change, TASK_STATE, StateValue(tasks, TASK_STATE, to));
-		ChangeColumn(&change, TASK_SORT_KEY, Int32GetDatum(task->sort_key + 10));
+		ChangeColumn(&change, TASK_SORT_KEY, Int32GetDatum(NextSortKey(OWNER_TASK, task_id, task->sort_key)));
 		outcome = WriteRow(tasks, row, &change);
 		if (outcome != WRITE_CHANGED)
 			return outcome == WRITE_DONE;

@@ -27,6 +27,9 @@
 
 /* ---------- creating ---------- */
 
+/* Of one call of create_tasks. */
+#define MAX_REQUESTS 1000000
+
 /* Steps are written when this many have come together. */
 #define STEPS_PER_INSERT 20000
 
@@ -111,10 +114,16 @@ ResolveTemplate(TaskRequest *request)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("template \"%s\" is deprecated", template->full_name),
 				 errhint("Create the task from a later version.")));
+	if (request->bypass_count > template->step_count)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("template \"%s\" has %d steps, so that %d cannot be bypassed",
+						template->full_name, template->step_count, request->bypass_count)));
 	for (int i = 0; i < request->bypass_count; i++)
 	{
 		int			position = FindTemplateStep(template, request->bypass_steps[i]);
 
+		CHECK_FOR_INTERRUPTS();
 		if (position < 0 || !template->steps[position].skippable)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -429,6 +438,7 @@ AddStepRows(StepRows *rows, const TaskRequest *request, Oid sequence)
 	}
 	for (int p = 0; p < template->step_count && request->bypass_count > 0; p++)
 	{
+		CHECK_FOR_INTERRUPTS();
 		for (int b = 0; b < request->bypass_count; b++)
 		{
 			if (strcmp(template->steps[p].name, request->bypass_steps[b]) == 0)
@@ -519,6 +529,11 @@ tasker_create_tasks(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), JSONBOID, -1, false, TYPALIGN_INT,
 					  &documents, &nulls, &n);
+	if (n > MAX_REQUESTS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("at most %d tasks can be created at once, not %d", MAX_REQUESTS, n),
+				 errhint("Call tasker.create_tasks() several times; in one transaction, if need be.")));
 	requests = palloc(sizeof(TaskRequest) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{

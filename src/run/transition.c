@@ -6,9 +6,11 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
 #include "pg/clock.h"
 #include "pg/query.h"
 #include "pg/wakeup.h"
+#include "rules/document.h"
 #include "rules/retry.h"
 #include "run/timer.h"
 #include "run/transition.h"
@@ -17,6 +19,8 @@
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
+
+#define MAX_REASON_LENGTH 1000
 
 /* ---------- one, under its guards ---------- */
 
@@ -115,6 +119,11 @@ ReasonMetadata(const char *reason)
 
 	if (reason == NULL)
 		return 0;
+	if (pg_mbstrlen(reason) > MAX_REASON_LENGTH)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the reason of a transition must have at most %d characters, not %d",
+						MAX_REASON_LENGTH, pg_mbstrlen(reason))));
 	initStringInfo(&json);
 	appendStringInfoString(&json, "{\"reason\": ");
 	escape_json(&json, reason);
@@ -159,6 +168,8 @@ StepGuard(const LockedStep *step, TaskerState to)
 	if (!IsRetryEligible(step->retryable, step->failed_permanently, step->attempts,
 						 step->retry_limit))
 		return psprintf("All %d attempts are used.", step->attempts);
+	if (step->sort_key > LAST_CLAIMED_SORT_KEY)
+		return "It has had as many transitions as can be numbered.";
 	(void) RunQuery(&HAS_OPEN_PARENT, &arg, NULL);
 	if (RowBool(0, 1))
 		return "A step that it depends on is neither complete nor resolved.";
@@ -283,6 +294,7 @@ MoveOfArguments(FunctionCallInfo fcinfo, StateOwner owner)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("metadata of a transition must be a JSON object")));
+		CheckDocumentSize(JsonbPGetDatum(given), MAX_METADATA_BYTES, "metadata of a transition");
 		if (JB_ROOT_COUNT(given) > 0)
 			move.metadata = JsonbPGetDatum(given);
 	}
