@@ -231,11 +231,13 @@ LockVictims(const Pruning *p, int64 after, int64 *through, int max_tasks)
 
 /* ---------- away with them ---------- */
 
+/* A row that is locked is being taken by a claim, which will find the step gone. */
 static KeptQuery DELETE_QUEUED = {
 	.sql =
 	"DELETE FROM tasker.work_queue WHERE ctid = ANY (ARRAY("
 	" SELECT (SELECT q.ctid FROM tasker.work_queue q"
-	"          WHERE q.handler_id = s.handler_id AND q.rank = s.rank AND q.workflow_step_id = s.workflow_step_id)"
+	"          WHERE q.handler_id = s.handler_id AND q.rank = s.rank AND q.workflow_step_id = s.workflow_step_id"
+	"            FOR UPDATE SKIP LOCKED)"
 	"   FROM tasker.workflow_steps s WHERE s.workflow_step_id = ANY ($1)))",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };

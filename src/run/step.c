@@ -72,8 +72,8 @@ static KeptQuery READ_TASK_OF_STEP = {
 
 /*
  * In a task that is over for good a step would wait for an attempt that never
- * comes.  The task is not locked for this: a cancellation at the same moment
- * leaves such a step behind, which is odd to look at and does nothing.
+ * comes.  The task is not locked for this, which would be against the order:
+ * a cancellation locks the step, too, so whoever has that sees how it ended.
  */
 static void
 CheckTaskCanGoOn(int64 step_id, TaskerState to)
@@ -107,9 +107,9 @@ OperateOnStep(int64 step_id, TaskerState to, const char *reason, Jsonb *results)
 	int			moved;
 
 	OpenQueryScope(&scope);
+	step = LockStep(step_id);
 	if (to == STATE_PENDING)
 		CheckTaskCanGoOn(step_id, to);
-	step = LockStep(step_id);
 	if (step.state != to)
 	{
 		/* A step in progress is given back by its executor, not taken away as a retry. */

@@ -32,6 +32,11 @@ static KeptQuery LOCK_TASK = {
 	.nargs = 1,.types = {INT8OID}
 };
 
+static KeptQuery LOCK_FREE_TASK = {
+	.sql = "SELECT 1 FROM tasker.tasks WHERE task_id = $1 FOR NO KEY UPDATE SKIP LOCKED",
+	.nargs = 1,.types = {INT8OID}
+};
+
 static KeptQuery HAS_OPEN_PARENT = {
 	.sql =
 	"SELECT EXISTS (SELECT 1 FROM tasker.workflow_steps s"
@@ -94,6 +99,14 @@ LockTask(int64 task_id)
 	if (RunQuery(&LOCK_TASK, &arg, NULL) == 0)
 		RefuseUnknown("task", task_id);
 	return StateOfLabel(RowText(0, 1));
+}
+
+bool
+LockFreeTask(int64 task_id)
+{
+	Datum		arg = Int64GetDatum(task_id);
+
+	return RunQuery(&LOCK_FREE_TASK, &arg, NULL) > 0;
 }
 
 void

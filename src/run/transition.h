@@ -30,6 +30,9 @@ extern LockedStep LockStep(int64 step_id);
 /* Locks a task row and gives its state; raises 42704 where there is none. */
 extern TaskerState LockTask(int64 task_id);
 
+/* Locks a task that nobody else holds; false where it is held, or gone. */
+extern bool LockFreeTask(int64 task_id);
+
 /* Raise TK002, saying what is allowed. */
 pg_noreturn extern void RefuseTransition(StateOwner owner, int64 id, TaskerState from, TaskerState to,
 							 const char *guard);
