@@ -283,7 +283,7 @@ MoveFailures(Batch *batch)
 /* Whoever held a step meanwhile may have begun another backoff. */
 static KeptQuery LOCK_DUE_STEPS = {
 	.sql =
-	"SELECT s.workflow_step_id FROM tasker.workflow_steps s"
+	"SELECT s.workflow_step_id, s.task_id FROM tasker.workflow_steps s"
 	" WHERE s.workflow_step_id = ANY ($1) AND s.state = 'error' AND s.next_retry_at <= $2"
 	" ORDER BY s.workflow_step_id FOR NO KEY UPDATE",
 	.nargs = 2,.types = {INT8ARRAYOID, TIMESTAMPTZOID}
@@ -314,9 +314,13 @@ PromoteDueSteps(int64 *step_ids, int n, TimestampTz now, const char *metadata)
 
 	if (n == 0)
 		return 0;
-	moves.n = (int) RunQuery(&LOCK_DUE_STEPS, due, NULL);
-	for (int i = 0; i < moves.n; i++)
-		step_ids[i] = RowInt64(i, 1);
+	n = (int) RunQuery(&LOCK_DUE_STEPS, due, NULL);
+	for (int i = 0; i < n; i++)
+	{
+		/* The task may have been cancelled while its step was waited for. */
+		if (!IsOverForGood(LatestTaskState(RowInt64(i, 2))))
+			step_ids[moves.n++] = RowInt64(i, 1);
+	}
 	moves.metadata_of_all = JsonbOfText(metadata);
 	(void) MoveSteps(&moves, &moved);
 	return moved;

@@ -8,8 +8,10 @@
 #include "catalog/pg_type.h"
 #include "pg/clock.h"
 #include "pg/query.h"
+#include "pg/table.h"
 #include "pg/wakeup.h"
 #include "rules/retry.h"
+#include "run/row.h"
 #include "run/timer.h"
 #include "run/transition.h"
 #include "utils/array.h"
@@ -107,6 +109,32 @@ LockFreeTask(int64 task_id)
 	Datum		arg = Int64GetDatum(task_id);
 
 	return RunQuery(&LOCK_FREE_TASK, &arg, NULL) > 0;
+}
+
+/* No lock is needed: who has the step of a task that is being cancelled has waited for it. */
+TaskerState
+LatestTaskState(int64 task_id)
+{
+	static const int key[] = {TASK_ID};
+	Table	   *tasks = OpenTable(&TASKS);
+	Lookup	   *by_id;
+	TaskRow		task;
+	bool		found;
+
+	BeginAccess();
+	by_id = BeginLatestLookup(tasks, 1, key);
+	found = FindTaskRow(tasks, by_id, task_id, &task);
+	EndLookup(by_id);
+	EndAccess();
+	if (!found)
+		RefuseUnknown("task", task_id);
+	return task.state;
+}
+
+bool
+IsOverForGood(TaskerState state)
+{
+	return state == STATE_CANCELLED || state == STATE_RESOLVED_MANUALLY;
 }
 
 void
