@@ -275,6 +275,9 @@ foreach my $t (0 .. $#tables)
 }
 
 my $docs = slurp_file('docs/concurrency.md');
+my ($elsewhere) = $docs =~ /^What takes more than two calls.*?\n\n/ms ? $& : '';
+is(join(' ', sort $elsewhere =~ /`(\w+)`/g), join(' ', sort map { m{(\w+)\.spec$} } glob 'test/isolation/specs/*.spec'),
+	'the docs name every isolation spec, and no other');
 my ($pairs, $waiting, $told_old) = (0, 0, 0);
 foreach my $t (0 .. $#tables)
 {
