@@ -212,7 +212,6 @@ tasker_claim_steps(PG_FUNCTION_ARGS)
 	ReadyStep  *ready;
 	int			taken = 0;
 	int			claimed = 0;
-	int			claimed_now;
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	if (PG_ARGISNULL(0))
@@ -228,8 +227,12 @@ tasker_claim_steps(PG_FUNCTION_ARGS)
 	handlers = HandlersOfExecutor(executor_id, true, &n_handlers);
 	if (!DispatchIsPaused())
 	{
-		/* Some of what waits may have been settled meanwhile: then there is room for more. */
-		while (claimed < max && (ready = TakeSteps(handlers, n_handlers, max - claimed, &taken), taken > 0))
+		/*
+		 * Where all of it has been settled meanwhile, take others.  But not
+		 * once a step is claimed: the next ones may have lower ids, and who
+		 * holds those may wait for ours.
+		 */
+		while (claimed == 0 && (ready = TakeSteps(handlers, n_handlers, max, &taken), taken > 0))
 		{
 			int64	   *step_ids = palloc(sizeof(int64) * taken);
 			int64	   *executors = palloc(sizeof(int64) * taken);
@@ -241,11 +244,10 @@ tasker_claim_steps(PG_FUNCTION_ARGS)
 				executors[i] = executor_id;
 			}
 			qsort(step_ids, taken, sizeof(int64), CompareIds);
-			steps = ClaimSteps(step_ids, executors, taken, &claimed_now);
-			for (int i = 0; i < claimed_now; i++)
+			steps = ClaimSteps(step_ids, executors, taken, &claimed);
+			for (int i = 0; i < claimed; i++)
 				step_ids[i] = steps[i].step_id;
-			ReturnClaimedSteps(fcinfo, step_ids, claimed_now);
-			claimed += claimed_now;
+			ReturnClaimedSteps(fcinfo, step_ids, claimed);
 		}
 	}
 	CloseQueryScope(&scope);

@@ -234,6 +234,13 @@ static KeptQuery END_EXECUTORS = {
 	.nargs = 3,.types = {INT8ARRAYOID, TIMESTAMPTZOID, TEXTOID}
 };
 
+static KeptQuery LOCK_LIVE_EXECUTORS = {
+	.sql =
+	"SELECT executor_id FROM tasker.executors WHERE executor_id = ANY ($1) AND ended_at IS NULL"
+	" ORDER BY executor_id FOR NO KEY UPDATE SKIP LOCKED",
+	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
 static KeptQuery READ_EXECUTOR = {
 	.sql =
 	"SELECT ended_at IS NULL, detached, handlers, (extract(epoch FROM lease) * 1000000)::bigint"
@@ -314,6 +321,19 @@ EndExecutors(const int64 *executor_ids, int n, const char *reason)
 	NoteExecutorsEnded(executor_ids, n);
 	for (int i = 0; i < n; i++)
 		ForgetHeartbeat(executor_ids[i]);
+}
+
+int
+LockLiveExecutors(int64 *executor_ids, int n)
+{
+	Datum		arg = Int64Array(executor_ids, n);
+
+	if (n == 0)
+		return 0;
+	n = (int) RunQuery(&LOCK_LIVE_EXECUTORS, &arg, NULL);
+	for (int i = 0; i < n; i++)
+		executor_ids[i] = RowInt64(i, 1);
+	return n;
 }
 
 int32 *

@@ -45,7 +45,11 @@ static KeptQuery READ_TASK_STATE = {
 	.nargs = 1,.types = {INT8OID}
 };
 
-/* The function that coordinates a task and its owner; NULL where that is built in. */
+/*
+ * The function that coordinates a task and its owner; NULL where that is built
+ * in.  The task is locked before any of its steps is, as by everyone who will
+ * change both: else a cancellation could have it and wait for a step.
+ */
 static char *
 FindCoordinator(int64 task_id, char **owner)
 {
@@ -55,8 +59,8 @@ FindCoordinator(int64 task_id, char **owner)
 	char	   *strategy;
 
 	OpenQueryScope(&scope);
-	if (RunQuery(&READ_COORDINATOR, &arg, NULL) == 0)
-		RefuseUnknown("task", task_id);
+	(void) LockTask(task_id);
+	(void) RunQuery(&READ_COORDINATOR, &arg, NULL);
 	strategy = RowText(0, 1);
 	*owner = MemoryContextStrdup(caller, RowText(0, 2));
 	strategy = IsBuiltinStrategy(STRATEGY_COORDINATOR, strategy) ? NULL : MemoryContextStrdup(caller, strategy);

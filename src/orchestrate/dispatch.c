@@ -339,7 +339,7 @@ ClaimAssigned(Batch *batch, const Assignment *assignment)
 		slot->in_flight--;
 	}
 	qsort(claims, n, sizeof(Claim), CompareIds);
-	if (o->avoid_locked_rows)
+	if (AvoidsLockedRows(o))
 		n = KeepAvailableClaims(batch, claims, n);
 	for (int i = 0; i < n; i++)
 	{

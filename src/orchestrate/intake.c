@@ -284,15 +284,18 @@ static KeptQuery READ_TIMED_STEPS = {
  * second at most, and takes at most one part in RESCAN_SHARE of the time.
  */
 static Timer *
-LookAtTimers(Batch *batch, int *n)
+LookAtTimers(Batch *batch, int *n, int *n_tasks)
 {
 	Orchestrator *o = batch->o;
 	bool		from_start = o->timers_taken_until == DT_NOBEGIN;
 	TimestampTz begun = GetCurrentTimestamp();
 	Timer	   *timers;
+	int64	   *task_ids;
 	TimestampTz ended;
 
-	batch->reenqueues = TakeDueReenqueues(o->timers_taken_until, batch->now, batch->batch_size, &batch->n_reenqueues);
+	task_ids = FindDueReenqueues(o->timers_taken_until, batch->now, batch->batch_size, n_tasks);
+	for (int i = 0; i < *n_tasks; i++)
+		AddWork(o, WORK_REENQUEUED, task_ids[i]);
 	timers = TakeDueTimers(o->timers_taken_until, batch->now, batch->batch_size, n);
 	ended = GetCurrentTimestamp();
 	if (from_start)
@@ -305,13 +308,14 @@ TakeTimers(Batch *batch)
 {
 	Orchestrator *o = batch->o;
 	int			n;
-	Timer	   *timers = LookAtTimers(batch, &n);
+	int			n_tasks;
+	Timer	   *timers = LookAtTimers(batch, &n, &n_tasks);
 	int64	   *step_ids;
 	int32	   *sort_keys;
 	Datum		args[2];
 	uint64		rows;
 
-	if (n < batch->batch_size && batch->n_reenqueues < batch->batch_size)
+	if (n < batch->batch_size && n_tasks < batch->batch_size)
 		o->timers_taken_until = batch->now;
 	else
 		batch->report.more = true;

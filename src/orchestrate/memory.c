@@ -10,6 +10,7 @@
 #include "orchestrate/memory.h"
 #include "pg/clock.h"
 #include "pg/query.h"
+#include "pg/wakeup.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
@@ -117,6 +118,12 @@ void
 AvoidLockedRows(Orchestrator *o)
 {
 	o->avoid_locked_rows = true;
+}
+
+bool
+AvoidsLockedRows(const Orchestrator *o)
+{
+	return o->avoid_locked_rows || (o->in_session && TransactionHasNews());
 }
 
 bool
@@ -309,6 +316,27 @@ static KeptQuery SAVE_CHECKPOINT = {
 	.nargs = 4,.types = {TEXTOID, INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}
 };
 
+static KeptQuery NOTE_POSTPONED = {
+	.sql =
+	"UPDATE tasker.orchestrator_checkpoint SET generation = generation + 1, reconcile = true"
+	" WHERE only_one RETURNING generation",
+	.nargs = 0
+};
+
+/*
+ * What is postponed may have left the queue and the timers with this very
+ * transaction: the memory alone would know of it, and the next one, of a worker
+ * after a crash or of another session, would not.
+ */
+void
+NotePostponed(Orchestrator *o)
+{
+	if (o->postponed_noted || RunPlainQuery(&NOTE_POSTPONED) == 0)
+		return;
+	o->generation = RowInt64(0, 1);
+	o->postponed_noted = o->dirty = true;
+}
+
 /* Forgets everything and starts from the checkpoint. */
 void
 ReadCheckpoint(Orchestrator *o)
@@ -316,13 +344,14 @@ ReadCheckpoint(Orchestrator *o)
 	MemoryContext context = o->context;
 	bool		avoid_locked_rows = o->avoid_locked_rows;
 	TimestampTz quiet_until = o->quiet_until;
+	bool		in_session = o->in_session;
 	ArrayType  *steps;
 	ArrayType  *executors;
 
 	MemoryContextDeleteChildren(context);
 	*o = (Orchestrator)
 	{
-		.context = context,.avoid_locked_rows = avoid_locked_rows,.quiet_until = quiet_until
+		.context = context,.avoid_locked_rows = avoid_locked_rows,.quiet_until = quiet_until,.in_session = in_session
 	};
 	MakeMemory(o);
 	o->saved_at = GetCurrentTimestamp();
@@ -366,7 +395,7 @@ SaveCheckpoint(Orchestrator *o)
 	o->generation = RowInt64(0, 1);
 	o->saved_at = GetCurrentTimestamp();
 	o->dirty = false;
-	o->reconcile = false;
+	o->reconcile = o->postponed_noted = false;
 	o->checkpoint_tid = *(ItemPointer) DatumGetPointer(RowDatum(0, 2, NULL));
 	/* Timers that sessions wrote late are found by looking from the start now and then. */
 	if (o->timers_rescan_at <= o->saved_at)

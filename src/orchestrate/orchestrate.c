@@ -63,6 +63,7 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 
 	MemoryContextSwitchTo(scratch);
 	o->last.n = 0;
+	o->in_session = in_session;
 
 	TakeOver();
 	RefreshPauses();
@@ -103,6 +104,8 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 	if (!HasWork(o) && o->postponed_until == 0 &&
 		(in_session || (o->dirty && CheckpointIsDue(o))))
 		SaveCheckpoint(o);
+	if (o->postponed_until != 0)
+		NotePostponed(o);
 	/* What was moved now lies beyond the position. */
 	o->dirty |= batch.transitions > 0;
 	if (!batch.report.more)
@@ -130,6 +133,7 @@ AdvanceTask(int64 task_id)
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextSwitchTo(scratch);
 		batch.o = OpenOrchestrator(scratch);
+		batch.o->in_session = true;
 		LookAtTask(batch.o, task_id);
 		FollowStarted(&batch);
 		FollowFailed(&batch);

@@ -98,8 +98,12 @@ ReadExecutors(Batch *batch)
 	ListHandlers(o);
 	MemoryContextSwitchTo(caller);
 	CountFlights(o);
-	EndExecutors(gone, n_gone, "lost");
-	o->refresh_executors = false;
+	/* Whoever has locked one unregisters it, and if that fails the next look finds it. */
+	n = LockLiveExecutors(gone, n_gone);
+	EndExecutors(gone, n, "lost");
+	o->refresh_executors = n < n_gone;
+	if (n < n_gone)
+		ComeBackSoon(o, batch->now);
 }
 
 /* Leases that would have run out may have been renewed since they were read. */

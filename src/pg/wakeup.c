@@ -74,6 +74,12 @@ WakeForExecutorsAtCommit(void)
 }
 
 bool
+TransactionHasNews(void)
+{
+	return wake_at_commit;
+}
+
+bool
 OrchestratorRunning(void)
 {
 	DatabaseSlot *slot;

@@ -17,6 +17,9 @@ extern void WakeOrchestratorAtCommit(void);
 /* As above; it shall also look again which executors there are. */
 extern void WakeForExecutorsAtCommit(void);
 
+/* Whether the current transaction has asked for that: it has moved something. */
+extern bool TransactionHasNews(void);
+
 /* Wakes the orchestrator of this database now.  Safe at process exit. */
 extern void WakeOrchestratorNow(bool executors_changed);
 

@@ -48,6 +48,14 @@ static KeptQuery INSERT_ANNOTATION = {
 	.nargs = 5,.types = {INT8OID, INT4OID, JSONBOID, TIMESTAMPTZOID, TEXTOID}
 };
 
+/* Prune passes over a task that is held; it must not wait for an annotation. */
+static KeptQuery KEEP_TASK_OF_ANNOTATION = {
+	.sql =
+	"SELECT 1 FROM tasker.task_annotations a JOIN tasker.tasks t ON t.task_id = a.task_id"
+	" WHERE a.task_annotation_id = $1 FOR KEY SHARE OF t",
+	.nargs = 1,.types = {INT8OID}
+};
+
 static KeptQuery DELETE_ANNOTATION = {
 	.sql = "DELETE FROM tasker.task_annotations WHERE task_annotation_id = $1",
 	.nargs = 1,.types = {INT8OID}
@@ -118,10 +126,10 @@ tasker_remove_annotation(PG_FUNCTION_ARGS)
 {
 	Datum		id = PG_GETARG_DATUM(0);
 	QueryScope	scope;
-	uint64		removed;
+	bool		removed;
 
 	OpenQueryScope(&scope);
-	removed = RunQuery(&DELETE_ANNOTATION, &id, NULL);
+	removed = RunQuery(&KEEP_TASK_OF_ANNOTATION, &id, NULL) > 0 && RunQuery(&DELETE_ANNOTATION, &id, NULL) > 0;
 	CloseQueryScope(&scope);
-	PG_RETURN_BOOL(removed > 0);
+	PG_RETURN_BOOL(removed);
 }

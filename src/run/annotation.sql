@@ -45,4 +45,4 @@ COMMENT ON FUNCTION tasker.annotate_task(bigint, text, jsonb, text) IS
 CREATE FUNCTION tasker.remove_annotation(task_annotation_id bigint) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_remove_annotation';
 COMMENT ON FUNCTION tasker.remove_annotation(bigint) IS
-'Removes an annotation. False if there is none of that id.';
+'Removes an annotation. False if there is none of that id. Locks the task row FOR KEY SHARE, as annotate_task does.';

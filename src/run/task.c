@@ -34,7 +34,9 @@
 #define STEPS_PER_INSERT 20000
 
 /*
- * Requests whose identity key is taken insert nothing.  The foreign key
+ * Requests whose identity key is taken insert nothing.  Keys are taken in one
+ * order everywhere, so that two creations of many tasks cannot deadlock, each
+ * waiting for a key that the other has taken already.  The foreign key
  * locks the named task: from then on the template cannot be replaced.
  */
 static KeptQuery INSERT_TASKS = {
@@ -48,6 +50,7 @@ static KeptQuery INSERT_TASKS = {
 	"                   unnest($9), unnest($10), unnest($11), unnest($12), unnest($13), unnest($14))"
 	"        u(task_id, named_task_id, task_namespace_id, requested_at, priority, initiator, source_system, reason,"
 	"          identity_key, tags, bypass_steps, context)"
+	"  ORDER BY u.task_namespace_id, u.identity_key COLLATE \"C\", u.task_id"
 	" ON CONFLICT (task_namespace_id, identity_key) WHERE identity_key IS NOT NULL DO NOTHING"
 	" RETURNING task_id"
 	"), logged AS ("

@@ -9,9 +9,11 @@
 #include "mb/pg_wchar.h"
 #include "pg/clock.h"
 #include "pg/query.h"
+#include "pg/table.h"
 #include "pg/wakeup.h"
 #include "rules/document.h"
 #include "rules/retry.h"
+#include "run/row.h"
 #include "run/timer.h"
 #include "run/transition.h"
 #include "utils/array.h"
@@ -33,6 +35,11 @@ static KeptQuery LOCK_STEP = {
 
 static KeptQuery LOCK_TASK = {
 	.sql = "SELECT state::text, sort_key FROM tasker.tasks WHERE task_id = $1 FOR NO KEY UPDATE",
+	.nargs = 1,.types = {INT8OID}
+};
+
+static KeptQuery LOCK_FREE_TASK = {
+	.sql = "SELECT 1 FROM tasker.tasks WHERE task_id = $1 FOR NO KEY UPDATE SKIP LOCKED",
 	.nargs = 1,.types = {INT8OID}
 };
 
@@ -98,6 +105,40 @@ LockTask(int64 task_id)
 	if (RunQuery(&LOCK_TASK, &arg, NULL) == 0)
 		RefuseUnknown("task", task_id);
 	return StateOfLabel(RowText(0, 1));
+}
+
+bool
+LockFreeTask(int64 task_id)
+{
+	Datum		arg = Int64GetDatum(task_id);
+
+	return RunQuery(&LOCK_FREE_TASK, &arg, NULL) > 0;
+}
+
+/* No lock is needed: who has the step of a task that is being cancelled has waited for it. */
+TaskerState
+LatestTaskState(int64 task_id)
+{
+	static const int key[] = {TASK_ID};
+	Table	   *tasks = OpenTable(&TASKS);
+	Lookup	   *by_id;
+	TaskRow		task;
+	bool		found;
+
+	BeginAccess();
+	by_id = BeginLatestLookup(tasks, 1, key);
+	found = FindTaskRow(tasks, by_id, task_id, &task);
+	EndLookup(by_id);
+	EndAccess();
+	if (!found)
+		RefuseUnknown("task", task_id);
+	return task.state;
+}
+
+bool
+IsOverForGood(TaskerState state)
+{
+	return state == STATE_CANCELLED || state == STATE_RESOLVED_MANUALLY;
 }
 
 void
