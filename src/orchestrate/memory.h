@@ -40,6 +40,13 @@ typedef enum WorkKind
 	WORK_KINDS
 } WorkKind;
 
+/* Whose row it is. */
+typedef struct Owner
+{
+	int64		id;
+	int64		is_task;		/* 1, or 0 for a step; without padding */
+} Owner;
+
 /* A step in flight. */
 typedef struct InFlight
 {
@@ -80,7 +87,7 @@ struct Orchestrator
 	bool		reconcile;
 	bool		paused;
 	IdList		work[WORK_KINDS];
-	IdList		last;			/* what the last batch took, if it was of one */
+	Owner		last;			/* what the last batch took, if it was of one; id 0: nothing */
 	IdList		postponed[WORK_KINDS];
 	TimestampTz postponed_until;
 	bool		avoid_locked_rows;
@@ -164,8 +171,14 @@ extern void Postpone(Orchestrator *o, WorkKind kind, int64 id, TimestampTz now);
 extern void ComeBackSoon(Orchestrator *o, TimestampTz now);
 extern void TakeUpPostponed(Orchestrator *o, TimestampTz now);
 
+/*
+ * Whether the batch has taken something that can be set aside if it fails: the
+ * smallest batch takes one thing, whatever kinds of work there are.
+ */
+extern bool IsFull(const Batch *batch);
+
 /* Whether an owner was set aside by SetAsideLast. */
-extern bool IsSetAside(int64 id);
+extern bool IsSetAside(int64 id, bool is_task);
 
 /* ---------- watching ---------- */
 
