@@ -323,10 +323,10 @@ static KeptQuery READ_CHECKPOINT = {
 static KeptQuery SAVE_CHECKPOINT = {
 	.sql =
 	"UPDATE tasker.orchestrator_checkpoint"
-	"   SET generation = generation + 1, position = $1::pg_snapshot, reconcile = false,"
+	"   SET generation = generation + 1, position = $1::pg_snapshot, reconcile = $5,"
 	"       in_flight_steps = $2, in_flight_executors = $3, saved_at = $4"
 	" WHERE only_one RETURNING generation, ctid",
-	.nargs = 4,.types = {TEXTOID, INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}
+	.nargs = 5,.types = {TEXTOID, INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID, BOOLOID}
 };
 
 /* Forgets everything and starts from the checkpoint. */
@@ -368,7 +368,7 @@ SaveCheckpoint(Orchestrator *o)
 	int64	   *executors = palloc(sizeof(int64) * Max(n, 1));
 	HASH_SEQ_STATUS scan;
 	InFlight   *flight;
-	Datum		args[4];
+	Datum		args[5];
 	int			i = 0;
 
 	hash_seq_init(&scan, o->in_flight);
@@ -381,6 +381,8 @@ SaveCheckpoint(Orchestrator *o)
 	args[1] = Int64Array(steps, i);
 	args[2] = Int64Array(executors, i);
 	args[3] = TimestampTzGetDatum(TaskerNow());
+	/* What is set aside the position has passed: whoever starts from it looks at every open task. */
+	args[4] = BoolGetDatum(set_aside != NULL);
 	(void) RunQuery(&SAVE_CHECKPOINT, args, NULL);
 	o->generation = RowInt64(0, 1);
 	o->saved_at = GetCurrentTimestamp();
