@@ -10,6 +10,7 @@
 #include "pg/catalog.h"
 #include "pg/guc.h"
 #include "pg/low_water.h"
+#include "pg/measure.h"
 #include "pg/query.h"
 #include "pg/shmem.h"
 #include "pg/waiters.h"
@@ -28,6 +29,7 @@ _PG_init(void)
 	InitCatalog();
 	InitQueries();
 	InitQueue();
+	InitMeasures();
 	InitWakeup();
 	InitWaiters();
 	InitLowWaterMarks();
@@ -36,6 +38,7 @@ _PG_init(void)
 		InitArrival();
 		InitSharedMemory();
 		InitSharedLowWaterMarks();
+		InitSharedMeasures();
 		InitLauncher();
 	}
 }

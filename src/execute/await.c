@@ -19,6 +19,7 @@
 #include "pg/clock.h"
 #include "pg/query.h"
 #include "pg/shmem.h"
+#include "pg/wait.h"
 #include "pg/waiters.h"
 #include "rules/document.h"
 #include "run/transition.h"
@@ -28,7 +29,6 @@
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
-#include "utils/wait_event.h"
 
 #define MAX_AWAITED 10000
 
@@ -340,7 +340,6 @@ PG_FUNCTION_INFO_V1(tasker_await_steps);
 Datum
 tasker_await_steps(PG_FUNCTION_ARGS)
 {
-	static uint32 wait_event = 0;
 	StepWait	w = {0};
 
 	RequireOwnTransactions(fcinfo, "await_steps");
@@ -353,11 +352,9 @@ tasker_await_steps(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the number of steps to claim must be between 1 and %d, not %d", MAX_AWAITED, w.max)));
-	if (wait_event == 0)
-		wait_event = WaitEventExtensionNew("TaskerAwaitSteps");
 	initStringInfo(&w.json);
 	appendStringInfoChar(&w.json, '[');
-	w.wait = BeginWait(fcinfo, 2, wait_event);
+	w.wait = BeginWait(fcinfo, 2, WaitEventOf(WAIT_AWAIT_STEPS));
 	AwaitSteps(&w);
 	appendStringInfoChar(&w.json, ']');
 	PG_RETURN_DATUM(EndWait(fcinfo, w.json.data));
@@ -414,7 +411,6 @@ PG_FUNCTION_INFO_V1(tasker_await_task);
 Datum
 tasker_await_task(PG_FUNCTION_ARGS)
 {
-	static uint32 wait_event = 0;
 	Wait		wait;
 	TaskerState state;
 
@@ -422,9 +418,7 @@ tasker_await_task(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("task_id must not be null")));
-	if (wait_event == 0)
-		wait_event = WaitEventExtensionNew("TaskerAwaitTask");
-	wait = BeginWait(fcinfo, 1, wait_event);
+	wait = BeginWait(fcinfo, 1, WaitEventOf(WAIT_AWAIT_TASK));
 	state = AwaitTask(&wait, PG_GETARG_INT64(0));
 	PG_RETURN_DATUM(EndWait(fcinfo, EndsTask(state) ? StateLabel(state) : NULL));
 }

@@ -15,6 +15,7 @@
 #include "nodes/pg_list.h"
 #include "pg/clock.h"
 #include "pg/guc.h"
+#include "pg/measure.h"
 #include "pg/query.h"
 #include "pg/shmem.h"
 #include "pg/waiters.h"
@@ -319,6 +320,7 @@ EndExecutors(const int64 *executor_ids, int n, const char *reason)
 		return;
 	(void) RunQuery(&END_EXECUTORS, args, NULL);
 	NoteExecutorsEnded(executor_ids, n);
+	NoteExecutorsGone(executor_ids, n);
 	for (int i = 0; i < n; i++)
 		ForgetHeartbeat(executor_ids[i]);
 }

@@ -17,6 +17,7 @@
 #include "mb/pg_wchar.h"
 #include "pg/clock.h"
 #include "pg/guc.h"
+#include "pg/measure.h"
 #include "pg/query.h"
 #include "rules/document.h"
 #include "rules/retry.h"
@@ -199,6 +200,15 @@ FailureResults(const StepFailure *failure)
 	return JsonbOfText(json.data);
 }
 
+/* What an executor has reported of the last step that failed. */
+static void
+NoteLastError(const StepFailure *failures, const MovedStep *last)
+{
+	while (failures->step_id != last->step_id)
+		failures++;
+	NoteExecutorError(last->executor_id, failures->error);
+}
+
 MovedStep *
 FailSteps(const StepFailure *failures, int n, bool by_executor, int64 of_executor, int *moved)
 {
@@ -212,6 +222,7 @@ FailSteps(const StepFailure *failures, int n, bool by_executor, int64 of_executo
 	int32	   *backoff = palloc(sizeof(int32) * Max(n, 1));
 	Verdict    *verdicts = palloc(sizeof(Verdict) * Max(n, 1));
 	TimestampTz now = TaskerNow();
+	MovedStep  *steps;
 	Datum		arg;
 	StepMoves	moves = {
 		.from = STATE_IN_PROGRESS,.to = STATE_ERROR,.at = now,.n = n,
@@ -245,7 +256,10 @@ FailSteps(const StepFailure *failures, int n, bool by_executor, int64 of_executo
 		permanent[i] = !failure->retryable;
 		backoff[i] = failure->retry_after;
 	}
-	return MoveSteps(&moves, moved);
+	steps = MoveSteps(&moves, moved);
+	if (by_executor && *moved > 0)
+		NoteLastError(failures, &steps[*moved - 1]);
+	return steps;
 }
 
 /* ---------- reports of executors ---------- */

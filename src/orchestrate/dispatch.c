@@ -14,6 +14,7 @@
 #include "orchestrate/dispatch.h"
 #include "orchestrate/roster.h"
 #include "pg/clock.h"
+#include "pg/measure.h"
 #include "pg/query.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
@@ -122,6 +123,7 @@ AssignReady(Batch *batch, Assignment *assignment)
 
 		if (i > 0 && batch->ready[i].step_id == batch->ready[i - 1].step_id)
 			continue;
+		NoteReadyStep(batch->ready[i].step_id, batch->now);
 		handler = HandlerOf(o, batch->ready[i].handler_id);
 		if (may_push && !handler->may_wait && assignment->n < batch->batch_size &&
 			Assign(batch, assignment, &batch->ready[i]))
@@ -174,7 +176,7 @@ AssignWaiting(Batch *batch, Assignment *assignment)
 	}
 	if (n_handlers == 0 || !MayPush(batch))
 		return;
-	if (room <= 0)
+	if (room <= 0 || IsFull(batch))
 	{
 		batch->report.more = true;
 		return;
@@ -184,8 +186,8 @@ AssignWaiting(Batch *batch, Assignment *assignment)
 	for (int i = 0; i < taken; i++)
 	{
 		if (batch->batch_size == 1)
-			AddId(o->context, &o->last, steps[i].step_id);
-		if (!IsSetAside(steps[i].step_id) && !Assign(batch, assignment, &steps[i]))
+			o->last.id = steps[i].step_id;
+		if (!IsSetAside(steps[i].step_id, false) && !Assign(batch, assignment, &steps[i]))
 			steps[left++] = steps[i];
 	}
 	EnqueueSteps(steps, left);

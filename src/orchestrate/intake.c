@@ -15,6 +15,7 @@
 #include "define/policy.h"
 #include "orchestrate/intake.h"
 #include "orchestrate/roster.h"
+#include "pg/measure.h"
 #include "pg/position.h"
 #include "pg/query.h"
 #include "pg/table.h"
@@ -185,6 +186,7 @@ ReadLog(Batch *batch)
 	o->paused = RowBool(0, 2);
 	if (!RowBool(0, 3))
 		return false;
+	batch->report.news_since = BeginIntake();
 	BeginAccess();
 	position = PositionOfSnapshot(o->context, CurrentSnapshotText());
 	ReadNewRows(batch, &TASK_LOG, o->position, TakeTaskLogRow);

@@ -139,25 +139,36 @@ MetLockedRows(const Orchestrator *o)
 static HTAB *set_aside = NULL;
 
 bool
-IsSetAside(int64 id)
+IsSetAside(int64 id, bool is_task)
 {
-	return set_aside != NULL && hash_search(set_aside, &id, HASH_FIND, NULL) != NULL;
+	Owner		owner = {.id = id,.is_task = is_task};
+
+	return set_aside != NULL && hash_search(set_aside, &owner, HASH_FIND, NULL) != NULL;
 }
 
-int
-SetAsideLast(Orchestrator *o)
+bool
+SetAsideLast(Orchestrator *o, int64 *id, bool *is_task)
 {
+	if (o->last.id == 0)
+		return false;
 	if (set_aside == NULL)
-		set_aside = MakeHash(TopMemoryContext, "tasker set aside", sizeof(int64), sizeof(int64));
-	for (int i = 0; i < o->last.n; i++)
-		(void) hash_search(set_aside, &o->last.ids[i], HASH_ENTER, NULL);
-	return (int) hash_get_num_entries(set_aside);
+		set_aside = MakeHash(TopMemoryContext, "tasker set aside", sizeof(Owner), sizeof(Owner));
+	(void) hash_search(set_aside, &o->last, HASH_ENTER, NULL);
+	*id = o->last.id;
+	*is_task = o->last.is_task;
+	return true;
+}
+
+static bool
+IsWorkOfTasks(WorkKind kind)
+{
+	return kind == WORK_STARTED || kind == WORK_TURNS || kind == WORK_FINALS;
 }
 
 void
 AddWork(Orchestrator *o, WorkKind kind, int64 id)
 {
-	if (!IsSetAside(id))
+	if (!IsSetAside(id, IsWorkOfTasks(kind)))
 		AddId(o->context, &o->work[kind], id);
 }
 
@@ -165,11 +176,20 @@ AddWork(Orchestrator *o, WorkKind kind, int64 id)
 int64 *
 TakeWork(Batch *batch, WorkKind kind, int *n)
 {
-	int64	   *ids = TakeIds(&batch->o->work[kind], batch->batch_size, n);
+	int64	   *ids = TakeIds(&batch->o->work[kind], IsFull(batch) ? 0 : batch->batch_size, n);
 
-	for (int i = 0; i < *n && batch->batch_size == 1; i++)
-		AddId(batch->o->context, &batch->o->last, ids[i]);
+	if (batch->batch_size == 1 && *n == 1)
+		batch->o->last = (Owner)
+	{
+		.id = ids[0],.is_task = IsWorkOfTasks(kind)
+	};
 	return ids;
+}
+
+bool
+IsFull(const Batch *batch)
+{
+	return batch->batch_size == 1 && batch->o->last.id != 0;
 }
 
 bool
@@ -310,10 +330,10 @@ static KeptQuery READ_CHECKPOINT = {
 static KeptQuery SAVE_CHECKPOINT = {
 	.sql =
 	"UPDATE tasker.orchestrator_checkpoint"
-	"   SET generation = generation + 1, position = $1::pg_snapshot, reconcile = false,"
+	"   SET generation = generation + 1, position = $1::pg_snapshot, reconcile = $5,"
 	"       in_flight_steps = $2, in_flight_executors = $3, saved_at = $4"
 	" WHERE only_one RETURNING generation, ctid",
-	.nargs = 4,.types = {TEXTOID, INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}
+	.nargs = 5,.types = {TEXTOID, INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID, BOOLOID}
 };
 
 static KeptQuery NOTE_POSTPONED = {
@@ -378,7 +398,7 @@ SaveCheckpoint(Orchestrator *o)
 	int64	   *executors = palloc(sizeof(int64) * Max(n, 1));
 	HASH_SEQ_STATUS scan;
 	InFlight   *flight;
-	Datum		args[4];
+	Datum		args[5];
 	int			i = 0;
 
 	hash_seq_init(&scan, o->in_flight);
@@ -391,6 +411,8 @@ SaveCheckpoint(Orchestrator *o)
 	args[1] = Int64Array(steps, i);
 	args[2] = Int64Array(executors, i);
 	args[3] = TimestampTzGetDatum(TaskerNow());
+	/* What is set aside the position has passed: whoever starts from it looks at every open task. */
+	args[4] = BoolGetDatum(set_aside != NULL);
 	(void) RunQuery(&SAVE_CHECKPOINT, args, NULL);
 	o->generation = RowInt64(0, 1);
 	o->saved_at = GetCurrentTimestamp();

@@ -41,6 +41,13 @@ typedef enum WorkKind
 	WORK_KINDS
 } WorkKind;
 
+/* Whose row it is. */
+typedef struct Owner
+{
+	int64		id;
+	int64		is_task;		/* 1, or 0 for a step; without padding */
+} Owner;
+
 /* A step in flight. */
 typedef struct InFlight
 {
@@ -81,7 +88,7 @@ struct Orchestrator
 	bool		reconcile;
 	bool		paused;
 	IdList		work[WORK_KINDS];
-	IdList		last;			/* what the last batch took, if it was of one */
+	Owner		last;			/* what the last batch took, if it was of one; id 0: nothing */
 	IdList		postponed[WORK_KINDS];
 	TimestampTz postponed_until;
 	bool		postponed_noted;	/* the checkpoint says so, too */
@@ -176,8 +183,14 @@ extern void NotePostponed(Orchestrator *o);
 extern bool AvoidsLockedRows(const Orchestrator *o);
 extern void TakeUpPostponed(Orchestrator *o, TimestampTz now);
 
+/*
+ * Whether the batch has taken something that can be set aside if it fails: the
+ * smallest batch takes one thing, whatever kinds of work there are.
+ */
+extern bool IsFull(const Batch *batch);
+
 /* Whether an owner was set aside by SetAsideLast. */
-extern bool IsSetAside(int64 id);
+extern bool IsSetAside(int64 id, bool is_task);
 
 /* ---------- watching ---------- */
 

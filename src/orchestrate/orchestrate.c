@@ -25,6 +25,7 @@
 #include "pg/clock.h"
 #include "pg/guc.h"
 #include "pg/query.h"
+#include "pgstat.h"
 #include "run/transition.h"
 #include "utils/datetime.h"
 #include "utils/memutils.h"
@@ -53,6 +54,14 @@ WakeTime(Batch *batch)
 	return wake_at;
 }
 
+/* What pg_stat_activity shows of the worker; a session's query stays. */
+static void
+EnterPhase(bool in_session, const char *phase)
+{
+	if (!in_session)
+		pgstat_report_activity(STATE_RUNNING, phase);
+}
+
 BatchReport
 RunBatch(Orchestrator *o, int batch_size, bool in_session)
 {
@@ -62,9 +71,13 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 	MemoryContext scratch = AllocSetContextCreate(caller, "tasker batch", ALLOCSET_DEFAULT_SIZES);
 
 	MemoryContextSwitchTo(scratch);
-	o->last.n = 0;
+	o->last = (Owner)
+	{
+		0
+	};
 	o->in_session = in_session;
 
+	EnterPhase(in_session, "tasker: reading the logs");
 	TakeOver();
 	RefreshPauses();
 	RefreshPolicies();
@@ -84,6 +97,7 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 		o->reconcile = false;
 		o->dirty = true;
 	}
+	EnterPhase(in_session, "tasker: looking for what follows");
 	TakeUpPostponed(o, batch.now);
 	LookAtExecutors(&batch);
 	TakeTimers(&batch);
@@ -94,8 +108,10 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 	FollowCandidates(&batch);
 	FollowTurns(&batch);
 
+	EnterPhase(in_session, "tasker: moving tasks and steps");
 	MovePlannedTasks(&batch);
 	MovePlannedSteps(&batch);
+	EnterPhase(in_session, "tasker: giving steps to executors");
 	Dispatch(&batch);
 
 	batch.report.transitions = batch.transitions;

@@ -18,6 +18,7 @@ typedef struct BatchReport
 	int64		log_rows;		/* read */
 	int64		claims;
 	int64		notifications;
+	TimestampTz news_since;		/* the oldest commit with news that was read; 0: none, or unknown */
 	bool		more;			/* something is left to do now */
 	TimestampTz wake_at;		/* tasker.now() when there will be; DT_NOEND: not before news */
 } BatchReport;
@@ -45,9 +46,9 @@ extern void StopPushing(Orchestrator *orchestrator);
 extern bool MetLockedRows(const Orchestrator *orchestrator);
 
 /*
- * After a batch of size one has failed: what it took is left alone by this
- * process from now on.  Returns how many owners are set aside in all.
+ * After a batch of size one has failed: what it took, a task or a step, is
+ * left alone by this process from now on.  False where it had taken nothing.
  */
-extern int	SetAsideLast(Orchestrator *orchestrator);
+extern bool SetAsideLast(Orchestrator *orchestrator, int64 *id, bool *is_task);
 
 #endif							/* TASKER_ORCHESTRATOR_H */

@@ -9,10 +9,10 @@
 
 /*
  * Asks that the orchestrator of this database be woken when the current
- * transaction commits; nothing happens if it aborts.  Costs nothing without
- * shared memory.
+ * transaction commits, to read so many rows of the logs; nothing happens if
+ * it aborts.  Costs nothing without shared memory.
  */
-extern void WakeOrchestratorAtCommit(void);
+extern void WakeOrchestratorAtCommit(int64 rows);
 
 /* As above; it shall also look again which executors there are. */
 extern void WakeForExecutorsAtCommit(void);

@@ -24,9 +24,12 @@
 #include "commands/defrem.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "pg/complaint.h"
 #include "pg/guc.h"
 #include "pg/low_water.h"
+#include "pg/measure.h"
 #include "pg/shmem.h"
+#include "pg/wait.h"
 #include "pg/waiters.h"
 #include "pg/wakeup.h"
 #include "pgstat.h"
@@ -114,9 +117,10 @@ WantAllDatabases(void)
 		}
 		else if (NoteOnce(&left_out, database->oid))
 			ereport(LOG,
-					(errmsg("tasker: database \"%s\" has to wait, %d others may need an orchestrator",
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("tasker: database \"%s\" has to wait, %d others may need an orchestrator",
 							NameStr(database->datname), Shared->slots),
-					 errhint("Increase tasker.max_databases.")));
+					 errhint("Increase tasker.max_databases, and restart the server.")));
 	}
 	table_endscan(scan);
 	table_close(relation, AccessShareLock);
@@ -138,9 +142,9 @@ WantLeftOutDatabases(void)
 		WantAllDatabases();
 }
 
-/* Whether a database is still there, and one that is served. */
+/* Whether a database is still there, and one that is served; then its name, of NAMEDATALEN bytes. */
 static bool
-IsServedDatabase(Oid database)
+IsServedDatabase(Oid database, char *name)
 {
 	HeapTuple	tuple;
 	bool		served;
@@ -148,6 +152,8 @@ IsServedDatabase(Oid database)
 	StartTransactionCommand();
 	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
 	served = HeapTupleIsValid(tuple) && IsServed((Form_pg_database) GETSTRUCT(tuple));
+	if (served)
+		strlcpy(name, NameStr(((Form_pg_database) GETSTRUCT(tuple))->datname), NAMEDATALEN);
 	if (HeapTupleIsValid(tuple))
 		ReleaseSysCache(tuple);
 	CommitTransactionCommand();
@@ -155,7 +161,7 @@ IsServedDatabase(Oid database)
 }
 
 static bool
-StartOrchestrator(Oid database)
+StartOrchestrator(Oid database, const char *name)
 {
 	BackgroundWorker worker = {
 		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
@@ -165,7 +171,7 @@ StartOrchestrator(Oid database)
 		.bgw_notify_pid = MyProcPid,
 	};
 
-	snprintf(worker.bgw_name, BGW_MAXLEN, "tasker orchestrator of database %u", database);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "tasker orchestrator of %s", name);
 	snprintf(worker.bgw_type, BGW_MAXLEN, "tasker orchestrator");
 	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "tasker");
 	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "TaskerOrchestratorMain");
@@ -201,6 +207,9 @@ StartWanted(void)
 		DatabaseSlot *slot = &Shared->databases[i];
 		Oid			database = InvalidOid;
 		bool		failed = false;
+		bool		late = false;
+		char		name[NAMEDATALEN];
+		int64		suppressed;
 
 		LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
 		/* One that was started and never came: it could not even begin. */
@@ -208,6 +217,7 @@ StartWanted(void)
 		{
 			slot->failures++;
 			slot->status = DATABASE_WANTED;
+			late = true;
 		}
 		else if (slot->status == DATABASE_STARTED && slot->pid == 0)
 			wait = EarlierWait(wait, TimestampDifferenceMilliseconds(now, slot->start_at));
@@ -226,16 +236,22 @@ StartWanted(void)
 		LWLockRelease(Shared->lock);
 		if (!OidIsValid(database))
 			continue;
-		if (!IsServedDatabase(database))
+		if (late && MayComplain("late", &suppressed))
+			ereport(LOG,
+					(errmsg("tasker: the orchestrator of database %u was started and has not come in %d seconds%s; it is started again",
+							database, ATTACH_TIMEOUT_MS / 1000, SuppressedText(suppressed))));
+		if (!IsServedDatabase(database, name))
 			failed = false;
-		else if (StartOrchestrator(database))
+		else if (StartOrchestrator(database, name))
 			continue;
 		else
 		{
 			failed = true;
 			ereport(LOG,
-					(errmsg("tasker: could not start the orchestrator of database %u", database),
-					 errhint("Increase max_worker_processes.")));
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("tasker: could not start the orchestrator of database \"%s\"; trying again in %d seconds",
+							name, RetryDelay(slot->failures + 1) / 1000),
+					 errhint("Increase max_worker_processes, which is %d, and restart the server.", max_worker_processes)));
 		}
 		LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
 		if (failed)
@@ -249,6 +265,8 @@ StartWanted(void)
 		else
 			memset(slot, 0, sizeof(DatabaseSlot));
 		LWLockRelease(Shared->lock);
+		if (!failed)
+			ForgetMeasures(database);
 	}
 	return wait;
 }
@@ -278,8 +296,6 @@ LeaveLauncher(int code, Datum arg)
 void
 TaskerLauncherMain(Datum arg)
 {
-	uint32		wait_event = 0;
-
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -289,6 +305,8 @@ TaskerLauncherMain(Datum arg)
 	Shared->launcher = MyLatch;
 	LWLockRelease(Shared->lock);
 	before_shmem_exit(LeaveLauncher, (Datum) 0);
+	NameWaitEvents();
+	ereport(LOG, (errmsg("tasker: launcher started")));
 	WantAllDatabases();
 	for (;;)
 	{
@@ -305,10 +323,8 @@ TaskerLauncherMain(Datum arg)
 		}
 		WantLeftOutDatabases();
 		wait = StartWanted();
-		if (wait_event == 0)
-			wait_event = WaitEventExtensionNew("TaskerLauncherMain");
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (wait >= 0 ? WL_TIMEOUT : 0),
-						 wait, wait_event);
+						 wait, WaitEventOf(WAIT_LAUNCHER_MAIN));
 	}
 }
 
@@ -363,7 +379,8 @@ HoldDatabase(Oid database)
 		if (gone)
 			return;
 		CHECK_FOR_INTERRUPTS();
-		pg_usleep(10000L);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT, 10, WaitEventOf(WAIT_HOLD_DATABASE));
+		ResetLatch(MyLatch);
 	}
 }
 

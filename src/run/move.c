@@ -14,6 +14,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "pg/clock.h"
+#include "pg/measure.h"
 #include "pg/query.h"
 #include "pg/table.h"
 #include "pg/waiters.h"
@@ -62,7 +63,7 @@ static KeptQuery MOVE_STEPS = {
 	"    AND coalesce(s.executor_id = $16, $16 IS NULL)"
 	"    AND ($2 <> 'in_progress' OR s.sort_key <= " CppAsString2(LAST_CLAIMED_SORT_KEY) ")"
 	" RETURNING s.workflow_step_id, s.task_id, s.sort_key, s.attempts, s.timeout_seconds,"
-	"           s.executor_id, u.metadata"
+	"           s.executor_id, s.last_attempted_at, u.metadata"
 	"), logged AS ("
 	" INSERT INTO tasker.workflow_step_transition_log"
 	"        (workflow_step_id, sort_key, from_state, to_state, created_at, executor_id, role, metadata)"
@@ -70,7 +71,8 @@ static KeptQuery MOVE_STEPS = {
 	"        CASE WHEN $6 THEN executor_id END, $3, coalesce(metadata, $7)"
 	"   FROM moved"
 	")"
-	"SELECT workflow_step_id, task_id, sort_key, attempts, coalesce(timeout_seconds, 0) FROM moved",
+	"SELECT workflow_step_id, task_id, sort_key, attempts, coalesce(timeout_seconds, 0),"
+	"       coalesce(executor_id, 0), coalesce(last_attempted_at, $5) FROM moved",
 	.nargs = 16,.types = {TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, BOOLOID, JSONBOID,
 	INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, JSONBARRAYOID, JSONBARRAYOID, TIMESTAMPTZARRAYOID,
 	INT4ARRAYOID, BOOLARRAYOID, INT8OID}
@@ -177,6 +179,8 @@ MoveStepsBySql(const StepMoves *moves, int *moved)
 			.sort_key = RowInt32(i, 3),
 			.attempts = RowInt32(i, 4),
 			.timeout_seconds = RowInt32(i, 5),
+			.executor_id = RowInt64(i, 6),
+			.attempted_at = DatumGetTimestampTz(RowDatum(i, 7, NULL)),
 	};
 	return result;
 }
@@ -318,11 +322,18 @@ MoveStepDirectly(Table *steps, Lookup *by_id, const StepMoves *moves, int i, Ste
 	}
 }
 
+/* Who gets the step, or has had it; 0: nobody. */
+static int64
+ExecutorOfMove(const StepMoves *moves, int i, const StepRow *step)
+{
+	return moves->to != STATE_IN_PROGRESS ? step->executor_id :
+		moves->executors ? moves->executors[i] : 0;
+}
+
 static void
 LogStepMove(Appender *log, LogRow *row, const StepMoves *moves, int i, const StepRow *step)
 {
-	int64		executor = moves->to != STATE_IN_PROGRESS ? step->executor_id :
-		moves->executors ? moves->executors[i] : 0;
+	int64		executor = ExecutorOfMove(moves, i, step);
 
 	row->values[LOG_OWNER] = Int64GetDatum(step->step_id);
 	row->values[LOG_SORT_KEY] = Int32GetDatum(step->sort_key + 10);
@@ -358,6 +369,8 @@ MoveStepsDirectly(Table *steps, Table *log, const StepMoves *moves, int *moved)
 				.sort_key = step.sort_key + 10,
 				.attempts = Max(0, step.attempts + moves->attempt_change),
 				.timeout_seconds = step.timeout_seconds,
+				.executor_id = ExecutorOfMove(moves, i, &step),
+				.attempted_at = step.last_attempted_at,
 		};
 	}
 	EndAppend(appender);
@@ -463,6 +476,31 @@ LimitAttempts(const MovedStep *steps, int n, TimestampTz now)
 	SetTimers(timers, timed);
 }
 
+/* Counts and times what executors do with steps, and what happens to them. */
+static void
+MeasureMoves(const StepMoves *moves, const MovedStep *steps, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		const MovedStep *step = &steps[i];
+
+		if (moves->to == STATE_IN_PROGRESS)
+		{
+			NoteClaimOfStep(step->step_id, moves->at);
+			NoteExecutorStep(step->executor_id, EXECUTOR_CLAIMS, UNTIMED);
+		}
+		else if (moves->from != STATE_IN_PROGRESS)
+			continue;
+		else if (moves->to == STATE_PENDING)
+			NoteExecutorStep(step->executor_id, EXECUTOR_RELEASES, UNTIMED);
+		else if (moves->by_executor)
+			NoteExecutorStep(step->executor_id, moves->to == STATE_COMPLETE ? EXECUTOR_COMPLETIONS : EXECUTOR_FAILURES,
+							 Max(moves->at - step->attempted_at, 0));
+		else if (moves->to == STATE_ERROR)
+			NoteExecutorStep(step->executor_id, EXECUTOR_LOSSES, UNTIMED);
+	}
+}
+
 MovedStep *
 MoveSteps(const StepMoves *asked, int *moved)
 {
@@ -485,8 +523,9 @@ MoveSteps(const StepMoves *asked, int *moved)
 		result = MoveStepsBySql(&moves, moved);
 	if (moves.to == STATE_IN_PROGRESS)
 		LimitAttempts(result, *moved, moves.at);
+	MeasureMoves(&moves, result, *moved);
 	if (*moved > 0)
-		WakeOrchestratorAtCommit();
+		WakeOrchestratorAtCommit(*moved);
 	return result;
 }
 
@@ -507,7 +546,7 @@ MoveTasks(TaskerState from, TaskerState to, int n, const int64 *task_ids, Datum 
 	else
 		moved = MoveTasksBySql(from, to, n, task_ids, metadata);
 	if (moved > 0)
-		WakeOrchestratorAtCommit();
+		WakeOrchestratorAtCommit(moved);
 	if (EndsTask(to))
 		NoteTasksEnded(task_ids, n);
 	return moved;

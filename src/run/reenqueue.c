@@ -54,7 +54,7 @@ ScheduleReenqueue(int64 task_id, TimestampTz due_at, const char *reason)
 	Datum		args[4] = {Int64GetDatum(task_id), TimestampTzGetDatum(due_at), CStringGetTextDatum(reason),
 	QueryCallerName()};
 
-	WakeOrchestratorAtCommit();
+	WakeOrchestratorAtCommit(0);
 	return RunQuery(&SCHEDULE, args, NULL) > 0;
 }
 

@@ -475,6 +475,7 @@ CreateTasks(TaskRequest *requests, int n)
 	StepRows	rows = {0};
 	TimestampTz now = TaskerNow();
 	Oid			sequence;
+	int			created = 0;
 
 	OpenQueryScope(&scope);
 	rows.context = CurrentMemoryContext;
@@ -497,12 +498,13 @@ CreateTasks(TaskRequest *requests, int n)
 			AdoptFirstTask(&requests[i]);
 			continue;
 		}
+		created++;
 		AddStepRows(&rows, &requests[i], sequence);
 		if (rows.steps >= STEPS_PER_INSERT)
 			FlushStepRows(&rows);
 	}
 	FlushStepRows(&rows);
-	WakeOrchestratorAtCommit();
+	WakeOrchestratorAtCommit(created);
 	CloseQueryScope(&scope);
 	NoticeMissingOrchestrator();
 }
