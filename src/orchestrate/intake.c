@@ -15,6 +15,7 @@
 #include "define/policy.h"
 #include "orchestrate/intake.h"
 #include "orchestrate/roster.h"
+#include "pg/fault.h"
 #include "pg/position.h"
 #include "pg/query.h"
 #include "pg/table.h"
@@ -190,6 +191,7 @@ ReadLog(Batch *batch)
 	ReadNewRows(batch, &TASK_LOG, o->position, TakeTaskLogRow);
 	ReadNewRows(batch, &STEP_LOG, o->position, TakeStepLogRow);
 	EndAccess();
+	FAULT_POINT("log-read");
 	qsort(batch->entries, batch->n_entries, sizeof(LogEntry), CompareLogRows);
 	for (int i = 0; i < batch->n_entries; i++)
 		ApplyStepRow(o, &batch->entries[i]);

@@ -9,6 +9,7 @@
 #include "catalog/pg_type.h"
 #include "orchestrate/memory.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -362,7 +363,9 @@ SaveCheckpoint(Orchestrator *o)
 	args[1] = Int64Array(steps, i);
 	args[2] = Int64Array(executors, i);
 	args[3] = TimestampTzGetDatum(TaskerNow());
+	FAULT_POINT("checkpoint-due");
 	(void) RunQuery(&SAVE_CHECKPOINT, args, NULL);
+	FAULT_POINT("checkpoint-saved");
 	o->generation = RowInt64(0, 1);
 	o->saved_at = GetCurrentTimestamp();
 	o->dirty = false;

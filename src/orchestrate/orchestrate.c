@@ -23,6 +23,7 @@
 #include "orchestrate/orchestrate.h"
 #include "orchestrate/roster.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
 #include "pg/query.h"
 #include "run/transition.h"
@@ -94,7 +95,9 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 	FollowTurns(&batch);
 
 	MovePlannedTasks(&batch);
+	FAULT_POINT("batch-tasks-moved");
 	MovePlannedSteps(&batch);
+	FAULT_POINT("batch-steps-moved");
 	Dispatch(&batch);
 
 	batch.report.transitions = batch.transitions;

@@ -24,6 +24,7 @@
 #include "commands/defrem.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
 #include "pg/low_water.h"
 #include "pg/shmem.h"
@@ -229,7 +230,10 @@ StartWanted(void)
 		if (!IsServedDatabase(database))
 			failed = false;
 		else if (StartOrchestrator(database))
+		{
+			FAULT_POINT("orchestrator-asked-for");
 			continue;
+		}
 		else
 		{
 			failed = true;
@@ -476,6 +480,7 @@ FollowUtility(PlannedStmt *planned, const char *query, bool read_only_tree, Proc
 		wanted_at_commit = get_database_oid(castNode(CreatedbStmt, statement)->dbname, true);
 	if (wakes)
 	{
+		FAULT_POINT("prepared-settled");
 		WakeOrchestratorNow(true);
 		ResetLowWaterMarks(MyDatabaseId);
 		WakeAllWaiters(MyDatabaseId);

@@ -22,6 +22,7 @@
 #include "pg/arrival.h"
 #include "pg/catalog.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
 #include "pg/query.h"
 #include "pg/shmem.h"
@@ -219,7 +220,9 @@ RunTransaction(BatchReport *report)
 		CloseQueryScope(&scope);
 		PopActiveSnapshot();
 	}
+	FAULT_POINT("batch-done");
 	CommitTransactionCommand();
+	FAULT_POINT("batch-committed");
 	return locked;
 }
 
@@ -356,6 +359,7 @@ TaskerOrchestratorMain(Datum arg)
 	if (Shared == NULL || !EnterSlot(DatumGetObjectId(arg)))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(worker.database, InvalidOid, 0);
+	FAULT_POINT("orchestrator-connected");
 	SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
@@ -378,6 +382,8 @@ TaskerOrchestratorMain(Datum arg)
 
 		/* Before the batch: what comes during it sets the latch again. */
 		ResetLatch(MyLatch);
+		/* A cancel that came too late for a batch has nothing to cancel. */
+		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		if (IsAskedToStop(&executors_changed))
 			proc_exit(0);

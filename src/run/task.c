@@ -11,6 +11,7 @@
 #include "miscadmin.h"
 #include "pg/catalog.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "pg/table.h"
 #include "pg/wakeup.h"
@@ -258,7 +259,9 @@ InsertTasksDirectly(TaskRequest *requests, int n, TimestampTz now, Table *table,
 	}
 	EndAppend(appender);
 	EndAccess();
+	FAULT_POINT("tasks-written");
 	LogCreations(log, task_ids, n, now);
+	FAULT_POINT("creations-logged");
 }
 
 /* Gives the requests their ids and writes the tasks; marks those created. */
@@ -499,6 +502,7 @@ CreateTasks(TaskRequest *requests, int n)
 			FlushStepRows(&rows);
 	}
 	FlushStepRows(&rows);
+	FAULT_POINT("tasks-created");
 	WakeOrchestratorAtCommit();
 	CloseQueryScope(&scope);
 	NoticeMissingOrchestrator();

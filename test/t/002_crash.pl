@@ -100,6 +100,7 @@ my $cancelled = worker_pid();
 $admin->query("SELECT pg_cancel_backend($cancelled)");
 diamonds($session, 10);
 ok($executor->drain, 'pg_cancel_backend() of the orchestrator does not stop the work');
+is(worker_pid(), $cancelled, 'nor end it');
 
 # While no launcher is there, CREATE EXTENSION is not forgotten.
 $admin->query('CREATE DATABASE late');
