@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "define/ownership.h"
 #include "define/policy.h"
@@ -25,6 +26,7 @@
 #include "run/transition.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/xid8.h"
 
 /* ---------- the logs ---------- */
 
@@ -94,11 +96,21 @@ ToState(Table *log, TupleTableSlot *row)
 	return StateOfValue(log, LOG_TO_STATE, RowColumn(log, row, LOG_TO_STATE, NULL));
 }
 
+/* Whether another transaction than this one made the transition. */
+static bool
+IsOfOthers(Table *log, TupleTableSlot *row)
+{
+	FullTransactionId made_by = DatumGetFullTransactionId(RowColumn(log, row, LOG_XACT, NULL));
+
+	return !FullTransactionIdEquals(made_by, GetTopFullTransactionIdIfAny());
+}
+
 /* Of tasks only the way to pending has consequences. */
 static void
 TakeTaskLogRow(Batch *batch, Table *log, TupleTableSlot *row)
 {
 	batch->report.log_rows++;
+	batch->report.others |= IsOfOthers(log, row);
 	if (ToState(log, row) == STATE_PENDING)
 		AddWork(batch->o, WORK_STARTED, DatumGetInt64(RowColumn(log, row, LOG_OWNER, NULL)));
 }
@@ -128,6 +140,7 @@ TakeStepLogRow(Batch *batch, Table *log, TupleTableSlot *row)
 			palloc(sizeof(LogEntry) * batch->entries_room);
 	}
 	batch->report.log_rows++;
+	batch->report.others |= IsOfOthers(log, row);
 	batch->entries[batch->n_entries++] = (LogEntry)
 	{
 		.step_id = DatumGetInt64(RowColumn(log, row, LOG_OWNER, NULL)),

@@ -148,7 +148,14 @@ AdvanceTask(int64 task_id)
 
 /* ---------- in a session ---------- */
 
-/* Runs batches until nothing is left to do; returns the transitions made. */
+/* How often a session takes in what others have done since it began. */
+#define LATE_READS 10
+
+/*
+ * Runs batches until nothing is left to do; returns the transitions made.
+ * Others may bring news for ever: the rest of it is left to who orchestrates
+ * next, whom the commit wakes.
+ */
 static int64
 OrchestrateHere(int64 task_id)
 {
@@ -157,6 +164,7 @@ OrchestrateHere(int64 task_id)
 	BatchReport report;
 	int64		transitions = 0;
 	bool		look = task_id != 0;
+	int			late_reads = -1;
 
 	OpenQueryScope(&scope);
 	LockOrchestration();
@@ -166,10 +174,11 @@ OrchestrateHere(int64 task_id)
 		CHECK_FOR_INTERRUPTS();
 		report = RunBatch(o, tasker_batch_size, true);
 		transitions += report.transitions;
+		late_reads += report.others || late_reads < 0;
 		/* Not before a batch: the first one starts the memory from the checkpoint. */
 		if (look)
 			LookAtTask(o, task_id);
-		else if (!report.more)
+		else if (!report.more || late_reads > LATE_READS)
 			break;
 		look = false;
 	}

@@ -16,6 +16,7 @@ typedef struct BatchReport
 {
 	int64		transitions;	/* made */
 	int64		log_rows;		/* read */
+	bool		others;			/* some of them are of other transactions */
 	int64		claims;
 	int64		notifications;
 	bool		more;			/* something is left to do now */

@@ -185,7 +185,7 @@ our @laws = (
 
 	'nothing of a task in error could have run' => q(
 		SELECT t.task_id, a.workflow_step_id FROM tasker.tasks t JOIN alive a USING (task_id) WHERE t.state = 'error'),
-	"UPDATE tasker.workflow_steps SET state = 'in_progress' WHERE workflow_step_id = ($victim JOIN tasker.tasks t USING (task_id) WHERE t.state = 'error' LIMIT 1)",
+	"UPDATE tasker.workflow_steps SET state = 'in_progress', attempts = greatest(attempts, 1) WHERE workflow_step_id = ($victim JOIN tasker.tasks t USING (task_id) WHERE t.state = 'error' LIMIT 1)",
 
 	'no open task waits for nothing' => q(
 		SELECT t.task_id, t.state FROM tasker.tasks t WHERE t.state IN ('pending', 'in_progress') AND NOT EXISTS (SELECT FROM alive a WHERE a.task_id = t.task_id)),

@@ -160,7 +160,6 @@ BEGIN
 	IF id IS NULL THEN
 		PERFORM pg_sleep(0.1);
 	ELSIF torture.dice(3) = 0 THEN
-		PERFORM tasker.orchestrate(id);
 		PERFORM tasker.execute_step(v) FROM tasker.find_viable_steps(id) v LIMIT 1;
 	ELSE
 		PERFORM tasker.coordinate_task(id, 1 + torture.dice(20));
@@ -171,13 +170,20 @@ BEGIN
 END
 $$;
 
+-- A task of its own, from its creation to wherever it comes, in one transaction.
+CREATE FUNCTION torture.coordinate_new() RETURNS void LANGUAGE sql AS $$
+	WITH one AS MATERIALIZED (SELECT s.name FROM torture.shape s WHERE s.synchronous ORDER BY random() LIMIT 1),
+	made AS (INSERT INTO torture.promised SELECT tasker.create_task(one.name, '{}', 't'), one.name FROM one RETURNING task_id)
+	SELECT tasker.coordinate_task(made.task_id) FROM made
+$$;
+
 -- ---------- the creator ----------
 
 -- Tasks of random shapes; sometimes some of their skippable steps are bypassed.
 CREATE FUNCTION torture.promise(n integer) RETURNS SETOF text LANGUAGE plpgsql AS $$
 BEGIN
 	RETURN QUERY WITH request AS MATERIALIZED (
-		SELECT (SELECT s.name FROM torture.shape s WHERE i > 0 ORDER BY random() LIMIT 1) AS name, torture.dice(5) - 2 AS priority, torture.dice(4) = 0 AS bypasses
+		SELECT (SELECT s.name FROM torture.shape s WHERE i > 0 ORDER BY s.synchronous AND torture.dice(3) > 0, random() LIMIT 1) AS name, torture.dice(5) - 2 AS priority, torture.dice(4) = 0 AS bypasses
 		FROM generate_series(1, n) i
 	), made AS (
 		INSERT INTO torture.promised SELECT tasker.create_task(name, '{}', 't', priority => priority,
@@ -199,7 +205,7 @@ $$;
 CREATE FUNCTION torture.create_some() RETURNS SETOF text LANGUAGE plpgsql AS $$
 BEGIN
 	PERFORM pg_sleep(0.02);
-	IF (SELECT count(*) FROM (SELECT FROM tasker.work_queue LIMIT 300) q) < 300 THEN
+	IF (SELECT count(*) FROM (SELECT t.state FROM tasker.tasks t ORDER BY t.task_id DESC LIMIT 1000) q WHERE state IN ('pending', 'in_progress')) < 300 THEN
 		RETURN QUERY SELECT torture.promise(1 + torture.dice(6));
 	END IF;
 	IF torture.dice(20) = 0 THEN
@@ -249,9 +255,9 @@ $$;
 
 -- Something that concerns everything, as a statement to run by itself.
 CREATE FUNCTION torture.govern() RETURNS text LANGUAGE sql AS $$
-	SELECT (ARRAY['SELECT tasker.rebuild_accelerators()', 'SELECT tasker.orchestrate()', 'SELECT tasker.pause()', 'SELECT tasker.pause(''t'')', 'SELECT tasker.resume()', 'SELECT tasker.resume(''t'')',
+	SELECT (ARRAY['SELECT tasker.rebuild_accelerators()', 'SELECT tasker.orchestrate()', (SELECT format('SELECT tasker.orchestrate(%s)', max(p.task_id)) FROM torture.promised p), 'SELECT tasker.pause()', 'SELECT tasker.pause(''t'')', 'SELECT tasker.resume()', 'SELECT tasker.resume(''t'')',
 		(SELECT format('SELECT tasker.pause(''t'', %L)', s.name) FROM torture.shape s ORDER BY random() LIMIT 1),
-		'SELECT tasker.upkeep(''20 s'', 100)', 'SELECT tasker.prune_tasks(tasker.now() - interval ''20 s'', 100)', 'SELECT tasker.retry_due_steps()'])[1 + torture.dice(10)]
+		'SELECT tasker.upkeep(''20 s'', 100)', 'SELECT tasker.prune_tasks(tasker.now() - interval ''20 s'', 100)', 'SELECT tasker.retry_due_steps()'])[1 + torture.dice(11)]
 $$;
 
 -- Ends all pauses; each of them may be one that was left when its operator was killed.
