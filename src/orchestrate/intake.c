@@ -274,10 +274,21 @@ LookAtTask(Orchestrator *o, int64 task_id)
 	AddWorkOfRows(o, rows);
 }
 
+/* An operator may have settled what had failed, and nobody has read of it. */
+static KeptQuery READ_TASKS_IN_ERROR = {
+	.sql = "SELECT t.task_id FROM tasker.tasks t WHERE t.state = 'error' ORDER BY t.task_id",
+	.nargs = 0
+};
+
 void
 LookAtOpenTasks(Orchestrator *o)
 {
+	uint64		rows;
+
 	AddWorkOfRows(o, RunPlainQuery(&READ_OPEN_TASKS));
+	rows = RunPlainQuery(&READ_TASKS_IN_ERROR);
+	for (uint64 row = 0; row < rows; row++)
+		AddWork(o, WORK_FINALS, RowInt64(row, 1));
 }
 
 /* ---------- timers ---------- */

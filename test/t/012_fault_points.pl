@@ -69,7 +69,12 @@ sub prod
 {
 	my ($name) = @_;
 
-	if ($name =~ /^(?:period|partition|log-pruned)/) { $torture->trouble('a day passed') unless int(rand(20)); }
+	if ($name =~ /^(?:period|partition|log-pruned)/)
+	{
+		$torture->trouble('a day passed') unless int(rand(10));
+		$torture->ask('CALL torture.retire()') if $name =~ /^partition/;
+		$torture->ask(q(SELECT tasker.upkeep('1 hour', 1000)));
+	}
 	elsif ($name =~ /^orchestrator/) { $torture->ask(q(SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'tasker orchestrator')); }
 	elsif ($name =~ /^accelerators/) { $torture->ask('SELECT tasker.rebuild_accelerators()'); }
 	elsif ($name =~ /^attempt|^coordinated/) { $torture->ask('SELECT torture.coordinate_new()'); }

@@ -253,11 +253,30 @@ EXCEPTION WHEN SQLSTATE 'TK002' OR undefined_object THEN
 END
 $$;
 
+-- Settles what is old, so that retention may take it.
+CREATE PROCEDURE torture.retire() LANGUAGE plpgsql AS $$
+DECLARE
+	t record;
+	what text;
+BEGIN
+	FOR t IN SELECT task_id, state FROM tasker.tasks WHERE requested_at < tasker.now() - interval '2 hours' AND state IN ('error', 'pending', 'in_progress') LOOP
+		BEGIN
+			what := CASE t.state WHEN 'error' THEN 'resolve_task' ELSE 'cancel_task' END;
+			INSERT INTO torture.operated VALUES (t.task_id, what);
+			EXECUTE format('SELECT tasker.%I($1, $2)', what) USING t.task_id, 'torture'::text;
+		EXCEPTION WHEN SQLSTATE 'TK002' OR undefined_object THEN
+			NULL;
+		END;
+		COMMIT;
+	END LOOP;
+END
+$$;
+
 -- Something that concerns everything, as a statement to run by itself.
 CREATE FUNCTION torture.govern() RETURNS text LANGUAGE sql AS $$
-	SELECT (ARRAY['SELECT tasker.rebuild_accelerators()', 'SELECT tasker.orchestrate()', (SELECT format('SELECT tasker.orchestrate(%s)', max(p.task_id)) FROM torture.promised p), 'SELECT tasker.pause()', 'SELECT tasker.pause(''t'')', 'SELECT tasker.resume()', 'SELECT tasker.resume(''t'')',
+	SELECT (ARRAY['SELECT tasker.rebuild_accelerators()', 'SELECT tasker.pause()', 'SELECT tasker.pause(''t'')', 'SELECT tasker.resume()', 'SELECT tasker.resume(''t'')',
 		(SELECT format('SELECT tasker.pause(''t'', %L)', s.name) FROM torture.shape s ORDER BY random() LIMIT 1),
-		'SELECT tasker.upkeep(''20 s'', 100)', 'SELECT tasker.prune_tasks(tasker.now() - interval ''20 s'', 100)', 'SELECT tasker.retry_due_steps()'])[1 + torture.dice(11)]
+		'SELECT tasker.upkeep(''20 s'', 100)', 'SELECT tasker.prune_tasks(tasker.now() - interval ''20 s'', 100)', 'SELECT tasker.retry_due_steps()'])[1 + torture.dice(9)]
 $$;
 
 -- Ends all pauses; each of them may be one that was left when its operator was killed.
@@ -281,8 +300,8 @@ CREATE FUNCTION torture.chores() RETURNS SETOF text LANGUAGE sql AS $$
 	SELECT format('DROP INDEX CONCURRENTLY IF EXISTS tasker.%I', c.relname) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 	WHERE NOT i.indisvalid AND c.relnamespace = 'tasker'::regnamespace AND c.relname ~ '_cc(new|old)\d*$'
 	UNION ALL
-	SELECT format((ARRAY['VACUUM tasker.%I', 'VACUUM tasker.%I', 'VACUUM (FREEZE) tasker.%I', 'VACUUM (FULL) tasker.%I', 'ANALYZE tasker.%I', 'REINDEX TABLE tasker.%I',
-		'REINDEX TABLE CONCURRENTLY tasker.%I', 'REINDEX TABLE CONCURRENTLY tasker.%I', 'CHECKPOINT --%I'])[1 + torture.dice(9)], r.relname)
+	SELECT format((ARRAY['VACUUM tasker.%I', 'VACUUM tasker.%I', 'VACUUM (FREEZE) tasker.%I', 'ANALYZE tasker.%I',
+		'REINDEX TABLE CONCURRENTLY tasker.%I', 'REINDEX TABLE CONCURRENTLY tasker.%I', 'CHECKPOINT --%I'])[1 + torture.dice(7)], r.relname)
 	FROM (SELECT relname FROM pg_class WHERE relnamespace = 'tasker'::regnamespace AND relkind = 'r'
 		AND (relname IN ('tasks', 'workflow_steps', 'work_queue', 'timers', 'orchestrator_checkpoint', 'executors') OR relname ~ '_log_p\d+$') ORDER BY random() LIMIT 1) r
 $$;
