@@ -76,6 +76,8 @@ sub prod
 		$torture->ask(q(SELECT tasker.upkeep('1 hour', 1000)));
 	}
 	elsif ($name =~ /^orchestrator/) { $torture->ask(q(SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'tasker orchestrator')); }
+	# Where rows are always locked by somebody, the worker saves no checkpoint.
+	elsif ($name =~ /^checkpoint/) { $torture->ask('SELECT tasker.orchestrate()'); }
 	elsif ($name =~ /^accelerators/) { $torture->ask('SELECT tasker.rebuild_accelerators()'); }
 	elsif ($name =~ /^attempt|^coordinated/) { $torture->ask('SELECT torture.coordinate_new()'); }
 }
