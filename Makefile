@@ -42,6 +42,10 @@ PG_CPPFLAGS = -Isrc
 VALIJSON ?=
 PG_CXXFLAGS = -std=gnu++17 -fvisibility=hidden -fvisibility-inlines-hidden -Wextra -Wno-unused-parameter $(addprefix -isystem ,$(VALIJSON)) $(if $(WERROR),-Werror)
 PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers $(if $(WERROR),-Werror)
+# With FAULT_POINTS=1 a test can strike at named places, see src/pg/fault.h; never for a release.
+ifdef FAULT_POINTS
+PG_CPPFLAGS += -DTASKER_FAULT_POINTS
+endif
 SHLIB_LINK = -lyaml -lpcre2-8 -lstdc++
 
 PG_CONFIG ?= pg_config

@@ -8,6 +8,7 @@
 #include "miscadmin.h"
 #include "pg/arrival.h"
 #include "pg/catalog.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
 #include "pg/low_water.h"
 #include "pg/measure.h"
@@ -25,6 +26,7 @@ void		_PG_init(void);
 void
 _PG_init(void)
 {
+	InitFaults();
 	InitSettings();
 	InitCatalog();
 	InitQueries();

@@ -17,6 +17,7 @@
 #include "execute/queue.h"
 #include "funcapi.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "pg/shmem.h"
 #include "pg/wait.h"
@@ -205,6 +206,7 @@ ClaimTaken(StepWait *w, ReadyStep *ready, int n)
 		executors[i] = w->executor_id;
 	}
 	steps = ClaimSteps(step_ids, executors, n, &claimed);
+	FAULT_POINT("await-claimed");
 	for (int i = 0; i < claimed; i++)
 		step_ids[i] = steps[i].step_id;
 	AppendClaimedSteps(&w->json, ReadClaimedSteps(step_ids, claimed, MAX_CONTENT_BYTES), claimed);

@@ -13,6 +13,7 @@
 #include "execute/queue.h"
 #include "funcapi.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "pg/shmem.h"
 #include "pg/wakeup.h"
@@ -245,6 +246,7 @@ tasker_claim_steps(PG_FUNCTION_ARGS)
 			}
 			qsort(step_ids, taken, sizeof(int64), CompareIds);
 			steps = ClaimSteps(step_ids, executors, taken, &claimed);
+			FAULT_POINT("claimed");
 			for (int i = 0; i < claimed; i++)
 				step_ids[i] = steps[i].step_id;
 			ReturnClaimedSteps(fcinfo, step_ids, claimed);

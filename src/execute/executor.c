@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
 #include "pg/measure.h"
 #include "pg/query.h"
@@ -319,6 +320,7 @@ EndExecutors(const int64 *executor_ids, int n, const char *reason)
 	if (n == 0)
 		return;
 	(void) RunQuery(&END_EXECUTORS, args, NULL);
+	FAULT_POINT("executors-ended");
 	NoteExecutorsEnded(executor_ids, n);
 	NoteExecutorsGone(executor_ids, n);
 	for (int i = 0; i < n; i++)
@@ -471,6 +473,7 @@ RegisterExecutor(const Registration *registration, const char *channel)
 	(void) RunQuery(&INSERT_EXECUTOR, args, NULL);
 	executor_id = RowInt64(0, 1);
 	CloseQueryScope(&scope);
+	FAULT_POINT("executor-written");
 	BindToSession(executor_id, registration->detached);
 	if (registration->detached && Shared != NULL && !RecordHeartbeat(executor_id, now, true))
 		ereport(ERROR,

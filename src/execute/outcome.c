@@ -16,6 +16,7 @@
 #include "execute/outcome.h"
 #include "mb/pg_wchar.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
 #include "pg/measure.h"
 #include "pg/query.h"
@@ -379,6 +380,7 @@ MakeReport(const Report *report, bool skip_stale, int64 **refused, int *n_refuse
 	*n_refused = 0;
 	OpenQueryScope(&scope);
 	steps = MoveReported(report, &moved);
+	FAULT_POINT("reported");
 	if (moved < report->n)
 	{
 		qsort(steps, moved, sizeof(MovedStep), CompareMovedSteps);

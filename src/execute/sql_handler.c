@@ -11,6 +11,7 @@
 #include "execute/outcome.h"
 #include "execute/sql_handler.h"
 #include "pg/catalog.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "pg/user_function.h"
 #include "rules/document.h"
@@ -136,6 +137,7 @@ ExecuteStep(int64 step_id)
 	claimed = BeginAttempt(step_id, &attempt);
 	if (claimed)
 	{
+		FAULT_POINT("attempt-begun");
 		/* A handler for executors is the caller's mistake and no failure of the step. */
 		(void) FindUserFunction(attempt.handler, attempt.step_type, JSONBOID, attempt.owner);
 		done = TryUserFunction(attempt.handler, attempt.step_type, JSONBOID, attempt.owner, attempt.step,
@@ -149,6 +151,7 @@ ExecuteStep(int64 step_id)
 			failure = FailureOfSize(&attempt, DocumentBytes(results));
 			done = false;
 		}
+		FAULT_POINT("attempt-run");
 		EndAttempt(&attempt, done ? NULL : &failure, results);
 	}
 	MemoryContextSwitchTo(caller);

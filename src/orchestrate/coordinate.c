@@ -13,6 +13,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "orchestrate/orchestrate.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "run/move.h"
 #include "run/transition.h"
@@ -172,6 +173,7 @@ tasker_coordinate_task(PG_FUNCTION_ARGS)
 		CallCoordinator(task_id, function, owner);
 	else
 		RunSteps(task_id, max_steps, &coordination);
+	FAULT_POINT("coordinated");
 	ReadState(task_id, &coordination);
 	values[0] = DirectFunctionCall2(enum_in, CStringGetDatum(StateLabel(coordination.state)),
 									ObjectIdGetDatum(TupleDescAttr(row_type, 0)->atttypid));

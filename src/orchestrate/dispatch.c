@@ -14,6 +14,7 @@
 #include "orchestrate/dispatch.h"
 #include "orchestrate/roster.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/measure.h"
 #include "pg/query.h"
 #include "utils/fmgrprotos.h"
@@ -354,6 +355,7 @@ ClaimAssigned(Batch *batch, const Assignment *assignment)
 	for (int i = 0; i < claimed; i++)
 		step_ids[i] = moved[i].step_id;
 	qsort(step_ids, claimed, sizeof(int64), CompareIds);
+	FAULT_POINT("dispatched");
 	NotifyExecutors(batch, ReadClaimedSteps(step_ids, claimed, MAX_PAYLOAD_ENTRY), claimed);
 }
 

@@ -10,11 +10,13 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "define/ownership.h"
 #include "define/policy.h"
 #include "orchestrate/intake.h"
 #include "orchestrate/roster.h"
+#include "pg/fault.h"
 #include "pg/measure.h"
 #include "pg/position.h"
 #include "pg/query.h"
@@ -25,6 +27,7 @@
 #include "run/transition.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/xid8.h"
 
 /* ---------- the logs ---------- */
 
@@ -94,11 +97,21 @@ ToState(Table *log, TupleTableSlot *row)
 	return StateOfValue(log, LOG_TO_STATE, RowColumn(log, row, LOG_TO_STATE, NULL));
 }
 
+/* Whether another transaction than this one made the transition. */
+static bool
+IsOfOthers(Table *log, TupleTableSlot *row)
+{
+	FullTransactionId made_by = DatumGetFullTransactionId(RowColumn(log, row, LOG_XACT, NULL));
+
+	return !FullTransactionIdEquals(made_by, GetTopFullTransactionIdIfAny());
+}
+
 /* Of tasks only the way to pending has consequences. */
 static void
 TakeTaskLogRow(Batch *batch, Table *log, TupleTableSlot *row)
 {
 	batch->report.log_rows++;
+	batch->report.others |= IsOfOthers(log, row);
 	if (ToState(log, row) == STATE_PENDING)
 		AddWork(batch->o, WORK_STARTED, DatumGetInt64(RowColumn(log, row, LOG_OWNER, NULL)));
 }
@@ -128,6 +141,7 @@ TakeStepLogRow(Batch *batch, Table *log, TupleTableSlot *row)
 			palloc(sizeof(LogEntry) * batch->entries_room);
 	}
 	batch->report.log_rows++;
+	batch->report.others |= IsOfOthers(log, row);
 	batch->entries[batch->n_entries++] = (LogEntry)
 	{
 		.step_id = DatumGetInt64(RowColumn(log, row, LOG_OWNER, NULL)),
@@ -192,6 +206,7 @@ ReadLog(Batch *batch)
 	ReadNewRows(batch, &TASK_LOG, o->position, TakeTaskLogRow);
 	ReadNewRows(batch, &STEP_LOG, o->position, TakeStepLogRow);
 	EndAccess();
+	FAULT_POINT("log-read");
 	qsort(batch->entries, batch->n_entries, sizeof(LogEntry), CompareLogRows);
 	for (int i = 0; i < batch->n_entries; i++)
 		ApplyStepRow(o, &batch->entries[i]);
@@ -261,10 +276,21 @@ LookAtTask(Orchestrator *o, int64 task_id)
 	AddWorkOfRows(o, rows);
 }
 
+/* An operator may have settled what had failed, and nobody has read of it. */
+static KeptQuery READ_TASKS_IN_ERROR = {
+	.sql = "SELECT t.task_id FROM tasker.tasks t WHERE t.state = 'error' ORDER BY t.task_id",
+	.nargs = 0
+};
+
 void
 LookAtOpenTasks(Orchestrator *o)
 {
+	uint64		rows;
+
 	AddWorkOfRows(o, RunPlainQuery(&READ_OPEN_TASKS));
+	rows = RunPlainQuery(&READ_TASKS_IN_ERROR);
+	for (uint64 row = 0; row < rows; row++)
+		AddWork(o, WORK_FINALS, RowInt64(row, 1));
 }
 
 /* ---------- timers ---------- */

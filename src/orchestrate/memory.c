@@ -9,6 +9,7 @@
 #include "catalog/pg_type.h"
 #include "orchestrate/memory.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "pg/wakeup.h"
 #include "utils/array.h"
@@ -413,7 +414,9 @@ SaveCheckpoint(Orchestrator *o)
 	args[3] = TimestampTzGetDatum(TaskerNow());
 	/* What is set aside the position has passed: whoever starts from it looks at every open task. */
 	args[4] = BoolGetDatum(set_aside != NULL);
+	FAULT_POINT("checkpoint-due");
 	(void) RunQuery(&SAVE_CHECKPOINT, args, NULL);
+	FAULT_POINT("checkpoint-saved");
 	o->generation = RowInt64(0, 1);
 	o->saved_at = GetCurrentTimestamp();
 	o->dirty = false;

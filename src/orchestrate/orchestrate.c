@@ -23,6 +23,7 @@
 #include "orchestrate/orchestrate.h"
 #include "orchestrate/roster.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
 #include "pg/query.h"
 #include "pgstat.h"
@@ -110,7 +111,9 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 
 	EnterPhase(in_session, "tasker: moving tasks and steps");
 	MovePlannedTasks(&batch);
+	FAULT_POINT("batch-tasks-moved");
 	MovePlannedSteps(&batch);
+	FAULT_POINT("batch-steps-moved");
 	EnterPhase(in_session, "tasker: giving steps to executors");
 	Dispatch(&batch);
 
@@ -165,7 +168,14 @@ AdvanceTask(int64 task_id)
 
 /* ---------- in a session ---------- */
 
-/* Runs batches until nothing is left to do; returns the transitions made. */
+/* How often a session takes in what others have done since it began. */
+#define LATE_READS 10
+
+/*
+ * Runs batches until nothing is left to do; returns the transitions made.
+ * Others may bring news for ever: the rest of it is left to who orchestrates
+ * next, whom the commit wakes.
+ */
 static int64
 OrchestrateHere(int64 task_id)
 {
@@ -174,6 +184,7 @@ OrchestrateHere(int64 task_id)
 	BatchReport report;
 	int64		transitions = 0;
 	bool		look = task_id != 0;
+	int			late_reads = -1;
 
 	OpenQueryScope(&scope);
 	LockOrchestration();
@@ -183,10 +194,11 @@ OrchestrateHere(int64 task_id)
 		CHECK_FOR_INTERRUPTS();
 		report = RunBatch(o, tasker_batch_size, true);
 		transitions += report.transitions;
+		late_reads += report.others || late_reads < 0;
 		/* Not before a batch: the first one starts the memory from the checkpoint. */
 		if (look)
 			LookAtTask(o, task_id);
-		else if (!report.more)
+		else if (!report.more || late_reads > LATE_READS)
 			break;
 		look = false;
 	}

@@ -16,6 +16,7 @@ typedef struct BatchReport
 {
 	int64		transitions;	/* made */
 	int64		log_rows;		/* read */
+	bool		others;			/* some of them are of other transactions */
 	int64		claims;
 	int64		notifications;
 	TimestampTz news_since;		/* the oldest commit with news that was read; 0: none, or unknown */

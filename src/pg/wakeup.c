@@ -13,6 +13,7 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "pg/fault.h"
 #include "pg/measure.h"
 #include "pg/shmem.h"
 #include "pg/wakeup.h"
@@ -57,11 +58,17 @@ WakeOrchestratorNow(bool executors_changed)
 static void
 WakeAtTransactionEnd(XactEvent event, void *arg)
 {
+	if (event == XACT_EVENT_PRE_COMMIT && wake_at_commit)
+		FAULT_POINT("committing");
+	if (event == XACT_EVENT_PREPARE && wake_at_commit)
+		FAULT_POINT("prepared");
 	if (event == XACT_EVENT_COMMIT && wake_at_commit)
 	{
+		FAULT_POINT("committed");
 		if (rows_at_commit > 0)
 			AddUnread(rows_at_commit);
 		WakeOrchestratorNow(executors_at_commit);
+		FAULT_POINT("woken");
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 	{

@@ -25,6 +25,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "pg/complaint.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
 #include "pg/low_water.h"
 #include "pg/measure.h"
@@ -243,7 +244,10 @@ StartWanted(void)
 		if (!IsServedDatabase(database, name))
 			failed = false;
 		else if (StartOrchestrator(database, name))
+		{
+			FAULT_POINT("orchestrator-asked-for");
 			continue;
+		}
 		else
 		{
 			failed = true;
@@ -493,6 +497,7 @@ FollowUtility(PlannedStmt *planned, const char *query, bool read_only_tree, Proc
 		wanted_at_commit = get_database_oid(castNode(CreatedbStmt, statement)->dbname, true);
 	if (wakes)
 	{
+		FAULT_POINT("prepared-settled");
 		WakeOrchestratorNow(true);
 		ResetLowWaterMarks(MyDatabaseId);
 		WakeAllWaiters(MyDatabaseId);

@@ -24,6 +24,7 @@
 #include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/complaint.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
 #include "pg/measure.h"
 #include "pg/query.h"
@@ -282,7 +283,9 @@ RunTransaction(BatchReport *report)
 		CloseQueryScope(&scope);
 		PopActiveSnapshot();
 	}
+	FAULT_POINT("batch-done");
 	CommitTransactionCommand();
+	FAULT_POINT("batch-committed");
 	return locked;
 }
 
@@ -465,6 +468,7 @@ TaskerOrchestratorMain(Datum arg)
 	if (Shared == NULL || !EnterSlot(DatumGetObjectId(arg)))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(worker.database, InvalidOid, 0);
+	FAULT_POINT("orchestrator-connected");
 	SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
@@ -489,6 +493,8 @@ TaskerOrchestratorMain(Datum arg)
 
 		/* Before the batch: what comes during it sets the latch again. */
 		ResetLatch(MyLatch);
+		/* A cancel that came too late for a batch has nothing to cancel. */
+		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		if ((stop = IsAskedToStop(&executors_changed)) != NULL)
 			Leave(stop);

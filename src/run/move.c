@@ -14,6 +14,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/measure.h"
 #include "pg/query.h"
 #include "pg/table.h"
@@ -361,6 +362,7 @@ MoveStepsDirectly(Table *steps, Table *log, const StepMoves *moves, int *moved)
 
 		if (!MoveStepDirectly(steps, by_id, moves, i, &step))
 			continue;
+		FAULT_POINT("step-moved");
 		LogStepMove(appender, &row, moves, i, &step);
 		result[(*moved)++] = (MovedStep)
 		{
@@ -425,6 +427,7 @@ MoveTasksDirectly(Table *tasks, Table *log, TaskerState from, TaskerState to, in
 
 		if (!MoveTaskDirectly(tasks, by_id, from, to, task_ids[i], &task))
 			continue;
+		FAULT_POINT("task-moved");
 		row.values[LOG_OWNER] = Int64GetDatum(task.task_id);
 		row.values[LOG_SORT_KEY] = Int32GetDatum(task.sort_key + 10);
 		AppendRow(appender, task.task_id, row.values, row.nulls);
@@ -521,6 +524,7 @@ MoveSteps(const StepMoves *asked, int *moved)
 		result = MoveStepsDirectly(steps, log, &moves, moved);
 	else
 		result = MoveStepsBySql(&moves, moved);
+	FAULT_POINT("steps-logged");
 	if (moves.to == STATE_IN_PROGRESS)
 		LimitAttempts(result, *moved, moves.at);
 	MeasureMoves(&moves, result, *moved);

@@ -22,6 +22,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
 #include "pg/query.h"
 #include "run/retention.h"
@@ -356,6 +357,7 @@ RemoveVictims(const Pruning *p, Victims *v)
 
 	PruneLog(p, &DELETE_STEP_LOG, &NOTE_KEPT_STEP_ROWS, v->step_id, v->steps);
 	PruneLog(p, &DELETE_TASK_LOG, &NOTE_KEPT_TASK_ROWS, v->task_id, v->tasks);
+	FAULT_POINT("log-pruned");
 	arg = Int64Array(v->step_id, v->steps);
 	(void) RunQuery(&DELETE_QUEUED, &arg, NULL);
 	(void) RunQuery(&DELETE_STEPS, &arg, NULL);
@@ -474,6 +476,10 @@ RunUpkeep(PruneCursor *cursor, int64 retention_seconds, int max_tasks)
 	report.period_begun = KeepPeriods(retention_seconds);
 	if (report.period_begun == 0)
 		report.partition_freed = FreePartition(p.finished_before, &report.locked);
+	if (report.period_begun != 0)
+		FAULT_POINT("period-begun");
+	if (report.partition_freed != NULL)
+		FAULT_POINT("partition-freed");
 	report.more = report.partition_freed != NULL;
 	return report;
 }

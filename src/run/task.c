@@ -11,6 +11,7 @@
 #include "miscadmin.h"
 #include "pg/catalog.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "pg/table.h"
 #include "pg/wakeup.h"
@@ -261,7 +262,9 @@ InsertTasksDirectly(TaskRequest *requests, int n, TimestampTz now, Table *table,
 	}
 	EndAppend(appender);
 	EndAccess();
+	FAULT_POINT("tasks-written");
 	LogCreations(log, task_ids, n, now);
+	FAULT_POINT("creations-logged");
 }
 
 /* Gives the requests their ids and writes the tasks; marks those created. */
@@ -504,6 +507,7 @@ CreateTasks(TaskRequest *requests, int n)
 			FlushStepRows(&rows);
 	}
 	FlushStepRows(&rows);
+	FAULT_POINT("tasks-created");
 	WakeOrchestratorAtCommit(created);
 	CloseQueryScope(&scope);
 	NoticeMissingOrchestrator();
