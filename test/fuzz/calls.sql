@@ -1,8 +1,8 @@
 -- Hostile calls of every function and procedure of the extensions, as text.
 -- fuzz.script(n) gives n of them, in all the circumstances in which somebody
--- might call them; what comes is decided by setseed().
+-- might call them; what comes is decided by setseed(). Role fuzz_caller is there.
 CREATE SCHEMA fuzz;
-CREATE ROLE fuzz_caller;
+
 GRANT USAGE ON SCHEMA tasker, tasker_testing, fuzz TO fuzz_caller;
 GRANT EXECUTE ON ALL ROUTINES IN SCHEMA tasker, tasker_testing TO fuzz_caller;
 
