@@ -136,7 +136,7 @@ SKIP:
 	my ($seconds, $err) = (30 * $minutes, '');
 
 	make_database('smith');
-	$node->safe_psql('smith', 'SELECT tasker_testing.create_state_mix(200)');
+	$node->safe_psql('smith', 'SET statement_timeout = 0; SELECT tasker_testing.create_state_mix(200)');
 	my $smith = IPC::Run::start([ $sqlsmith, '--target=' . $node->connstr('smith'), "--seed=$seed", '--verbose' ],
 		'>', File::Spec->devnull, '2>', \$err, IPC::Run::timeout($seconds + 60));
 	my $stop = time() + $seconds;
