@@ -20,11 +20,10 @@ my $seed = $ENV{TASKER_FUZZ_SEED} // 1;
 my $sessions = 3;
 
 # A session may wait for another, but not for long, and not for ever for itself.
+my $bounds = '-c statement_timeout=2s -c lock_timeout=1s';
 my $node = tasker_node('fuzz', conf => <<'CONF');
 log_min_messages = warning
 log_line_prefix = '%m [%p] %b %e '
-lock_timeout = 1s
-statement_timeout = 2s
 temp_file_limit = 1GB
 CONF
 my $log_read = 0;
@@ -87,12 +86,13 @@ sub burst
 	foreach my $i (1 .. $sessions)
 	{
 		my $script = "$folder/$i.sql";
-		my $text = $node->safe_psql($database, sprintf("SET statement_timeout = 0; SELECT setseed(%.9f); SELECT fuzz.script($n)", (($round_seed * $sessions + $i) % 1000003) / 1000003));
+		my $text = $node->safe_psql($database, sprintf("SELECT setseed(%.9f); SELECT fuzz.script($n)", (($round_seed * $sessions + $i) % 1000003) / 1000003));
 
 		open my $out, '>:raw', $script or die "cannot write $script: $!";
 		# Prepared transactions have names of their own.
 		print $out $text =~ s/'fuzz (\d+)'/'fuzz $i $1'/gr, "\nROLLBACK;\n";
 		close $out;
+		local $ENV{PGOPTIONS} = $bounds;
 		push @running, IPC::Run::start([ $node->installed_command('psql'), '-Xq', '-d', $node->connstr($database), '-f', $script ],
 			'>', File::Spec->devnull, '2>', File::Spec->devnull, IPC::Run::timeout(600));
 	}
@@ -136,8 +136,8 @@ SKIP:
 	my ($seconds, $err) = (30 * $minutes, '');
 
 	make_database('smith');
-	$node->safe_psql('smith', 'SET statement_timeout = 0; SELECT tasker_testing.create_state_mix(200)');
-	my $smith = IPC::Run::start([ $sqlsmith, '--target=' . $node->connstr('smith'), "--seed=$seed", '--verbose' ],
+	$node->safe_psql('smith', 'SELECT tasker_testing.create_state_mix(200)');
+	my $smith = IPC::Run::start([ $sqlsmith, '--target=' . $node->connstr('smith') . " options='$bounds'", "--seed=$seed", '--verbose' ],
 		'>', File::Spec->devnull, '2>', \$err, IPC::Run::timeout($seconds + 60));
 	my $stop = time() + $seconds;
 	Tasker::until_true(sub { $smith->pump_nb; time() > $stop || !$smith->pumpable }, $seconds + 30);
