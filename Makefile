@@ -48,6 +48,13 @@ PG_CPPFLAGS += -DTASKER_FAULT_POINTS
 endif
 SHLIB_LINK = -lyaml -lpcre2-8 -lstdc++
 
+# The library of libFuzzer, to build what fuzzes the rules (./run fuzz --rules):
+# its own counters must be found before those of a sanitizer that is preloaded.
+FUZZER ?=
+OBJS += $(if $(FUZZER),test/fuzz/rules.o)
+SHLIB_LINK += $(if $(FUZZER),$(FUZZER) -Wl$(comma)-Bsymbolic)
+comma = ,
+
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)

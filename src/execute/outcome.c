@@ -27,8 +27,14 @@
 #include "utils/json.h"
 #include "utils/jsonb.h"
 
-/* Of a long error message the log keeps this much; the step's results keep it all. */
+/*
+ * Of an error, a backtrace included, the step's results keep this much, and
+ * the log less.  What is longer is cut, not refused: who fails must be able to
+ * say so.
+ */
+#define MAX_ERROR_BYTES 65536
 #define LOGGED_ERROR_BYTES 1000
+#define MAX_ERROR_CLASS_BYTES 512
 
 /* The longest wait that a function can ask for: ten years. */
 #define MAX_WAIT_SECONDS 315360000.0
@@ -36,6 +42,21 @@
 #define MAX_REPORTED 100000
 
 /* ---------- failing ---------- */
+
+/* A text as it is kept: whole characters, and how long it was where that is not all. */
+static const char *
+Shortened(const char *text, int max)
+{
+	int			length = strlen(text);
+	const char *mark;
+	int			kept;
+
+	if (length <= max)
+		return text;
+	mark = psprintf(" ... (%d bytes)", length);
+	kept = pg_mbcliplen(text, length, max - (int) strlen(mark));
+	return psprintf("%.*s%s", kept, text, mark);
+}
 
 static KeptQuery READ_RETRY_POLICIES = {
 	.sql =
@@ -75,10 +96,10 @@ DescribeFailure(const StepFailure *failure, const Verdict *verdict)
 					 ", \"attempt\": %d, \"retry_limit\": %d, \"base_seconds\": %g, \"cap_seconds\": %g, \"error_message\": ",
 					 verdict->task_id, failure->step_id, verdict->attempt, verdict->retry_limit,
 					 verdict->backoff.base_seconds, verdict->backoff.cap_seconds);
-	escape_json(&json, failure->error);
+	escape_json(&json, Shortened(failure->error, MAX_ERROR_BYTES));
 	appendStringInfoString(&json, ", \"error_class\": ");
 	if (failure->error_class != NULL)
-		escape_json(&json, failure->error_class);
+		escape_json(&json, Shortened(failure->error_class, MAX_ERROR_CLASS_BYTES));
 	else
 		appendStringInfoString(&json, "null");
 	appendStringInfoChar(&json, '}');
@@ -162,17 +183,15 @@ static Datum
 FailureMetadata(const StepFailure *failure, const Verdict *verdict)
 {
 	StringInfoData json;
-	int			length = strlen(failure->error);
 
 	initStringInfo(&json);
 	appendStringInfo(&json, "{\"attempt_number\": %d, \"retry_available\": %s, \"error_message\": ",
 					 verdict->attempt, verdict->retry ? "true" : "false");
-	escape_json(&json, pnstrdup(failure->error,
-								pg_mbcliplen(failure->error, length, Min(length, LOGGED_ERROR_BYTES))));
+	escape_json(&json, Shortened(failure->error, LOGGED_ERROR_BYTES));
 	if (failure->error_class != NULL)
 	{
 		appendStringInfoString(&json, ", \"error_class\": ");
-		escape_json(&json, failure->error_class);
+		escape_json(&json, Shortened(failure->error_class, MAX_ERROR_CLASS_BYTES));
 	}
 	if (verdict->retry)
 	{
@@ -191,11 +210,11 @@ FailureResults(const StepFailure *failure)
 
 	initStringInfo(&json);
 	appendStringInfoString(&json, "{\"error\": ");
-	escape_json(&json, failure->error);
+	escape_json(&json, Shortened(failure->error, MAX_ERROR_BYTES));
 	if (failure->error_class != NULL)
 	{
 		appendStringInfoString(&json, ", \"error_class\": ");
-		escape_json(&json, failure->error_class);
+		escape_json(&json, Shortened(failure->error_class, MAX_ERROR_CLASS_BYTES));
 	}
 	appendStringInfoChar(&json, '}');
 	return JsonbOfText(json.data);

@@ -53,7 +53,9 @@ TakeIds(IdList *list, int max, int *n)
 	int			take = Min(max, list->n);
 	int64	   *ids = palloc(sizeof(int64) * Max(take, 1));
 
-	memcpy(ids, list->ids + list->n - take, sizeof(int64) * take);
+	/* A list that was always empty has no array. */
+	if (take > 0)
+		memcpy(ids, list->ids + list->n - take, sizeof(int64) * take);
 	list->n -= take;
 	qsort(ids, take, sizeof(int64), CompareIds);
 	*n = 0;

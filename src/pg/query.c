@@ -152,7 +152,10 @@ OpenReadingScope(QueryScope *scope)
 	Oid			owner = ExtensionOwner();
 
 	if (settings_pinned)
-		elog(ERROR, "tasker functions cannot be called from within each other");
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("tasker functions cannot be called from within each other"),
+				 errhint("Strategies, and triggers on tables of tasker, may read; what they want done somebody must do afterwards.")));
 	scope->context = CurrentMemoryContext;
 	GetUserIdAndSecContext(&scope->caller, &scope->security_context);
 	scope_caller = scope->caller;
