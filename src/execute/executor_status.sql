@@ -16,6 +16,7 @@ WITH candidate AS (
 	WHERE l.xact_id >= coalesce((SELECT pg_snapshot_xmax(c.position) FROM tasker.orchestrator_checkpoint c), '0')
 		AND l.xact_id <= '18446744073709551615'
 		AND l.to_state = 'in_progress'
+		AND (SELECT tasker.sees_everything())
 	UNION
 	SELECT l.workflow_step_id
 	FROM tasker.workflow_step_transition_log l
@@ -32,12 +33,12 @@ WITH candidate AS (
 	GROUP BY holder.executor_id
 )
 SELECT e.executor_id, e.name,
-	ARRAY(SELECT h.name FROM tasker.handlers h WHERE h.handler_id = ANY (e.handlers) ORDER BY h.name) AS handlers,
+	ARRAY(SELECT DISTINCT h.name FROM tasker.handlers h WHERE h.handler_id = ANY (e.handlers) ORDER BY h.name) AS handlers,
 	e.capacity, e.detached, e.lease, e.role, e.registered_at, e.last_heartbeat_at, e.ended_at, e.end_reason,
-	coalesce(in_flight.steps, 0) AS in_flight
+	CASE WHEN tasker.sees_everything() THEN coalesce(in_flight.steps, 0) END AS in_flight
 FROM tasker.executors e
 LEFT JOIN in_flight ON in_flight.executor_id = e.executor_id;
 COMMENT ON VIEW tasker.stat_executors IS
 'Who runs steps, or ran them (ended_at), and how many steps each one has now. For operators and dashboards.';
 COMMENT ON COLUMN tasker.stat_executors.handlers IS 'The names of what it can run.';
-COMMENT ON COLUMN tasker.stat_executors.in_flight IS 'Steps in progress with this executor.';
+COMMENT ON COLUMN tasker.stat_executors.in_flight IS 'Steps in progress with this executor; NULL for a role that is confined to namespaces, which may ask my_steps().';

@@ -70,7 +70,7 @@ static KeptQuery MOVE_STEPS = {
 	"        CASE WHEN $6 THEN executor_id END, $3, coalesce(metadata, $7)"
 	"   FROM moved"
 	")"
-	"SELECT workflow_step_id, task_id, sort_key, attempts, coalesce(timeout_seconds, 0) FROM moved",
+	"SELECT workflow_step_id, task_id, sort_key, attempts, coalesce(timeout_seconds, 0), coalesce(executor_id, 0) FROM moved",
 	.nargs = 16,.types = {TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, BOOLOID, JSONBOID,
 	INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, JSONBARRAYOID, JSONBARRAYOID, TIMESTAMPTZARRAYOID,
 	INT4ARRAYOID, BOOLARRAYOID, INT8OID}
@@ -177,6 +177,7 @@ MoveStepsBySql(const StepMoves *moves, int *moved)
 			.sort_key = RowInt32(i, 3),
 			.attempts = RowInt32(i, 4),
 			.timeout_seconds = RowInt32(i, 5),
+			.executor_id = RowInt64(i, 6),
 	};
 	return result;
 }
@@ -355,6 +356,7 @@ MoveStepsDirectly(Table *steps, Table *log, const StepMoves *moves, int *moved)
 		{
 			.step_id = step.step_id,
 				.task_id = step.task_id,
+				.executor_id = step.executor_id,
 				.sort_key = step.sort_key + 10,
 				.attempts = Max(0, step.attempts + moves->attempt_change),
 				.timeout_seconds = step.timeout_seconds,

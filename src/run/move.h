@@ -51,6 +51,7 @@ typedef struct MovedStep
 {
 	int64		step_id;
 	int64		task_id;
+	int64		executor_id;	/* who has it or had it last; 0: nobody */
 	int32		sort_key;
 	int32		attempts;
 	int32		timeout_seconds;	/* 0: none */
