@@ -9,7 +9,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 		executors(executor_id,name,handlers,capacity,detached,lease,role,registered_at,last_heartbeat_at,ended_at,end_reason)
 		allowed_transitions annotations event_definitions role_grants stat_executors stat_templates step_dag_relationships step_durations
 		step_readiness_statuses task_execution_contexts task_summaries task_templates task_transitions task_workflow_summaries
-		workflow_step_edges workflow_step_transitions capability_privileges'),
+		workflow_step_edges workflow_step_transitions capability_privileges home'),
 	('observer', 'SELECT', true, 'annotation_types dependent_systems dependent_system_object_maps history_periods timers work_queue tasks_task_id_seq workflow_steps_workflow_step_id_seq
 		stat_history stat_horizon stat_orchestrator'),
 	('observer', 'EXECUTE', false, 'now legal_transitions state_colours one_line mermaid_label dot_label dot_tooltip draw_mermaid draw_dot draw_text
