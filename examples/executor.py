@@ -131,7 +131,8 @@ class Executor:
 	def register(self):
 		"""Says what we can run. Session-bound: should we die, our steps go to others at once."""
 		self.steps = {}
-		self.db.add_notify_handler(lambda message: self.take(message.payload))
+		self.told = False
+		self.db.add_notify_handler(lambda message: self.hear())
 		# One transaction: as soon as others can see us, we are listening.
 		with self.db.transaction():
 			me = self.db.execute("SELECT * FROM tasker.register_executor(%s, %s, %s)",
@@ -166,23 +167,23 @@ class Executor:
 
 	def read_messages(self):
 		self.db.pgconn.consume_input()
-		while message := self.db.pgconn.notifies():
-			self.take(message.extra.decode())
+		while self.db.pgconn.notifies():
+			self.hear()
+		while self.told:
+			self.fetch()
 
-	def take(self, payload):
-		"""Notes the steps of a message; those too large for one are only named in it."""
-		for step in json.loads(payload)["steps"]:
-			self.steps.setdefault((step["workflow_step_id"], step["claim"]), step)
+	def hear(self):
+		"""Notes that there is news. What a message says is a hint, and whoever knew our channel could have sent it."""
+		self.told = True
 
 	def fetch(self):
 		"""Asks for the steps that are ours: messages are hints, claims are durable."""
+		self.told = False
 		for step in self.db.execute(
 				"SELECT * FROM tasker.my_steps(%s)", (self.id,)):
 			self.steps[step["workflow_step_id"], step["claim"]] = step
 
 	def run_step(self, step):
-		if step.get("fetch"):
-			return self.fetch()
 		what = "%s of task %d, attempt %d" % (step["step_name"], step["task_id"], step["attempt"])
 		try:
 			try:

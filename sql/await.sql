@@ -38,8 +38,10 @@ CALL tasker.await_steps(1, 1, '0');
 CALL tasker.await_task(1, '0');
 RESET ROLE;
 GRANT EXECUTE ON PROCEDURE tasker.await_steps TO regress_await;
+GRANT EXECUTE ON FUNCTION tasker.register_executor TO regress_await;
 SET ROLE regress_await;
-CALL tasker.await_steps(:e, 1, '0');
+SELECT executor_id AS own FROM tasker.register_executor('own', '{own}', 0) \gset
+CALL tasker.await_steps(:own, 1, '0');
 RESET ROLE;
 DROP OWNED BY regress_await;
 DROP ROLE regress_await;

@@ -66,7 +66,7 @@ ORDER BY 1, 2;
 
 -- ---------- who may do what ----------
 
--- What PUBLIC may touch: nothing.
+-- What PUBLIC may touch: what row security asks on behalf of whoever reads a table, and nothing else.
 SELECT what, name, privilege_type
 FROM (
 	SELECT 'schema' AS what, n.nspname::text AS name, coalesce(n.nspacl, acldefault('n', n.nspowner)) AS acl

@@ -113,7 +113,7 @@ GRANT EXECUTE ON FUNCTION tasker.find_tasks, tasker.task_document TO regress_tas
 SET ROLE regress_tasker_search;
 SELECT * FROM tasker.find_tasks();
 RESET ROLE;
-GRANT SELECT ON tasker.tasks, tasker.named_tasks, tasker.task_namespaces, tasker.task_summaries TO regress_tasker_search;
+GRANT SELECT ON tasker.tasks, tasker.named_tasks, tasker.task_namespaces, tasker.task_transition_log, tasker.task_summaries TO regress_tasker_search;
 SET ROLE regress_tasker_search;
 SELECT count(*) FROM tasker.find_tasks(name => 'search', namespace => 'search');
 RESET ROLE;

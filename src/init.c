@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "define/access.h"
 #include "execute/queue.h"
 #include "miscadmin.h"
 #include "pg/arrival.h"
@@ -30,6 +31,7 @@ _PG_init(void)
 	InitSettings();
 	InitCatalog();
 	InitQueries();
+	InitAccess();
 	InitQueue();
 	InitMeasures();
 	InitWakeup();

@@ -6,6 +6,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "define/access.h"
 #include "define/event.h"
 #include "mb/pg_wchar.h"
 #include "pg/clock.h"
@@ -100,6 +101,9 @@ DescribeEvent(const char *name, const char *description)
 	before = RowText(0, 1);
 	if (before != NULL && strcmp(before, description) == 0)
 		return;
+	/* An event is shared by all: whoever is confined gives it its first description only, and reads none. */
+	if (before != NULL && RoleIsConfined(QueryCaller()))
+		return;
 	(void) RunQuery(&DESCRIBE_EVENT, args, NULL);
 	if (before != NULL)
 		ereport(NOTICE,
@@ -168,6 +172,7 @@ RegisterEvent(const char *name, const char *description, Datum fired_by)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("event name \"%s\" is invalid: %s", name, problem)));
 	OpenQueryScope(&scope);
+	RequireEverywhere(MAY_ADMINISTER);
 	if (description != NULL)
 		args[1] = CStringGetTextDatum(description);
 	else

@@ -18,8 +18,8 @@ COMMENT ON TABLE tasker.dependent_system_object_maps IS
 CREATE INDEX object_maps_by_second_side ON tasker.dependent_system_object_maps (dependent_system_two_id, remote_id_two);
 COMMENT ON INDEX tasker.object_maps_by_second_side IS 'Serves mapped_objects: the maps that have an object on their second side.';
 
-CREATE FUNCTION tasker.map_objects(system_one text, remote_id_one text, system_two text, remote_id_two text) RETURNS bigint
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+CREATE FUNCTION tasker.write_object_map(system_one text, remote_id_one text, system_two text, remote_id_two text) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_variable
@@ -76,6 +76,11 @@ BEGIN
 	RETURN map;
 END
 $$;
+COMMENT ON FUNCTION tasker.write_object_map(text, text, text, text) IS
+'What map_objects() does once it is known that the caller may. For tasker itself.';
+
+CREATE FUNCTION tasker.map_objects(system_one text, remote_id_one text, system_two text, remote_id_two text) RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_map_objects';
 COMMENT ON FUNCTION tasker.map_objects(text, text, text, text) IS
 'Notes that an object of one system is an object of another (or another object of the same), and returns the number of the map: a new one, or the one that is there, whichever way round it was made. Systems that do not exist are made. Of two sessions that map the same pair the second waits and gets the same number. Errors: 22004 a null argument; 22023 a system name of not 1 to 64 or a remote id of not 1 to 128 characters, an object mapped to itself; 40001 mapped by another transaction since this one began, under repeatable read.';
 

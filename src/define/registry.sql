@@ -43,23 +43,11 @@ COMMENT ON FUNCTION tasker.task_template(text, text, text, boolean) IS
 'A template as it was registered; with effective as it is in force, with the overrides of its environment. version NULL or ''latest'' is the highest that is not deprecated. Errors: 42704 unknown template; 22004 a null argument.';
 
 CREATE FUNCTION tasker.describe_namespace(name text, description text) RETURNS integer
-LANGUAGE sql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-	INSERT INTO tasker.task_namespaces AS n (name, description) VALUES ($1, $2)
-	ON CONFLICT (name) DO UPDATE SET description = EXCLUDED.description
-	RETURNING n.task_namespace_id;
-END;
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_describe_namespace';
 COMMENT ON FUNCTION tasker.describe_namespace(text, text) IS
 'Says what a namespace is for, makes it if need be, and returns its task_namespace_id. NULL takes the description away. Errors: 23514 a name that is empty or has more than 64 characters; 23502 no name.';
 
 CREATE FUNCTION tasker.describe_dependent_system(name text, description text) RETURNS integer
-LANGUAGE sql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-	INSERT INTO tasker.dependent_systems AS d (name, description) VALUES ($1, $2)
-	ON CONFLICT (name) DO UPDATE SET description = EXCLUDED.description
-	RETURNING d.dependent_system_id;
-END;
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_describe_dependent_system';
 COMMENT ON FUNCTION tasker.describe_dependent_system(text, text) IS
 'Says what a dependent system is, makes it if need be, and returns its dependent_system_id. NULL takes the description away. Errors: 23514 a name that is empty or has more than 64 characters; 23502 no name.';

@@ -6,6 +6,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "define/access.h"
 #include "define/event.h"
 #include "define/ownership.h"
 #include "define/template.h"
@@ -14,8 +15,11 @@
 #include "pg/clock.h"
 #include "pg/query.h"
 #include "pg/table.h"
+#include "pg/waiters.h"
+#include "pg/wakeup.h"
 #include "rules/version.h"
 #include "rules/yaml_document.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/float.h"
 #include "utils/hsearch.h"
@@ -229,7 +233,8 @@ FindTemplate(const char *namespace_name, const char *name, const char *version)
 const Template *
 GetTemplate(const char *namespace_name, const char *name, const char *version)
 {
-	const Template *template = FindTemplate(namespace_name, name, version);
+	/* Whoever has nothing to do with the namespace learns nothing from how long the search takes. */
+	const Template *template = CallerKnowsNamespace(namespace_name) ? FindTemplate(namespace_name, name, version) : NULL;
 
 	if (template == NULL)
 		ereport(ERROR,
@@ -361,6 +366,12 @@ static KeptQuery ENSURE_HANDLERS = {
 	.nargs = 1,.types = {TEXTARRAYOID}
 };
 
+/* The templates of an isolated namespace have handlers of their own; executors that may run them are told. */
+static KeptQuery ENSURE_SCOPED_HANDLERS = {
+	.sql = "SELECT tasker.ensure_template_handlers($1, $2)",
+	.nargs = 2,.types = {INT4OID, TEXTARRAYOID}
+};
+
 static KeptQuery ENSURE_NAMED_STEPS = {
 	.sql =
 	"INSERT INTO tasker.named_steps (dependent_system_id, name, description)"
@@ -376,23 +387,34 @@ static KeptQuery ENSURE_NAMED_STEPS = {
 	.nargs = 3,.types = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 };
 
+/* How the handler of a step is found is all that 1.0 does differently. */
+#define INSERT_TEMPLATE_STEPS_BY(handler) \
+	"INSERT INTO tasker.named_tasks_named_steps (named_task_id, named_step_id, position, handler_id," \
+	"       handler_config, default_retryable, default_retry_limit, skippable, priority," \
+	"       timeout_seconds, backoff_base_seconds, backoff_cap_seconds, backoff_jitter)" \
+	" SELECT $1, u.named_step_id, u.ordinality - 1, u.handler_id, coalesce(u.config, '{}')," \
+	"        u.retryable, u.retry_limit, u.skippable, u.priority, nullif(u.timeout, 0)," \
+	"        nullif(u.base, -1), nullif(u.cap, -1), nullif(u.jitter, -1)" \
+	"   FROM (SELECT u.*, (" handler ") AS handler_id," \
+	"                (SELECT s.named_step_id FROM tasker.named_steps s WHERE s.name = u.name AND s.dependent_system_id =" \
+	"                 (SELECT d.dependent_system_id FROM tasker.dependent_systems d WHERE d.name = u.system)) AS named_step_id" \
+	"   FROM ROWS FROM (unnest($2), unnest($3), unnest($4), unnest($5), unnest($6), unnest($7)," \
+	"                   unnest($8), unnest($9), unnest($10), unnest($11), unnest($12), unnest($13))" \
+	"        WITH ORDINALITY u(system, name, handler, config, retryable, retry_limit, skippable," \
+	"                          priority, timeout, base, cap, jitter, ordinality)" \
+	"   OFFSET 0) u WHERE u.named_step_id IS NOT NULL AND u.handler_id IS NOT NULL" \
+	" RETURNING position, named_step_id"
+
 static KeptQuery INSERT_TEMPLATE_STEPS = {
-	.sql =
-	"INSERT INTO tasker.named_tasks_named_steps (named_task_id, named_step_id, position, handler_id,"
-	"       handler_config, default_retryable, default_retry_limit, skippable, priority,"
-	"       timeout_seconds, backoff_base_seconds, backoff_cap_seconds, backoff_jitter)"
-	" SELECT $1, u.named_step_id, u.ordinality - 1, u.handler_id, coalesce(u.config, '{}'),"
-	"        u.retryable, u.retry_limit, u.skippable, u.priority, nullif(u.timeout, 0),"
-	"        nullif(u.base, -1), nullif(u.cap, -1), nullif(u.jitter, -1)"
-	"   FROM (SELECT u.*, (SELECT h.handler_id FROM tasker.handlers h WHERE h.name = u.handler) AS handler_id,"
-	"                (SELECT s.named_step_id FROM tasker.named_steps s WHERE s.name = u.name AND s.dependent_system_id ="
-	"                 (SELECT d.dependent_system_id FROM tasker.dependent_systems d WHERE d.name = u.system)) AS named_step_id"
-	"   FROM ROWS FROM (unnest($2), unnest($3), unnest($4), unnest($5), unnest($6), unnest($7),"
-	"                   unnest($8), unnest($9), unnest($10), unnest($11), unnest($12), unnest($13))"
-	"        WITH ORDINALITY u(system, name, handler, config, retryable, retry_limit, skippable,"
-	"                          priority, timeout, base, cap, jitter, ordinality)"
-	"   OFFSET 0) u WHERE u.named_step_id IS NOT NULL AND u.handler_id IS NOT NULL"
-	" RETURNING position, named_step_id",
+	.sql = INSERT_TEMPLATE_STEPS_BY("SELECT h.handler_id FROM tasker.handlers h WHERE h.name = u.handler"),
+	.nargs = 13,.types = {INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID,
+	BOOLARRAYOID, INT4ARRAYOID, BOOLARRAYOID, INT4ARRAYOID, INT4ARRAYOID, FLOAT8ARRAYOID,
+	FLOAT8ARRAYOID, FLOAT8ARRAYOID}
+};
+
+static KeptQuery INSERT_SCOPED_TEMPLATE_STEPS = {
+	.sql = INSERT_TEMPLATE_STEPS_BY("SELECT h.handler_id FROM tasker.handlers h"
+									" WHERE h.name = u.handler AND h.task_namespace_id IS NOT DISTINCT FROM tasker.handler_scope($1)"),
 	.nargs = 13,.types = {INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID,
 	BOOLARRAYOID, INT4ARRAYOID, BOOLARRAYOID, INT4ARRAYOID, INT4ARRAYOID, FLOAT8ARRAYOID,
 	FLOAT8ARRAYOID, FLOAT8ARRAYOID}
@@ -480,6 +502,25 @@ WriteNamedTask(const TemplateDocument *document, Jsonb *configuration, int32 *na
 	return true;
 }
 
+/* Makes the handlers of a template's steps where they are missing. */
+static void
+EnsureHandlers(Datum named_task_id, Datum names)
+{
+	Datum		args[2] = {named_task_id, names};
+
+	if (SchemaVersion() < 101)
+	{
+		(void) RunQuery(&ENSURE_HANDLERS, &names, NULL);
+		return;
+	}
+	(void) RunQuery(&ENSURE_SCOPED_HANDLERS, args, NULL);
+	if (RowBool(0, 1))
+	{
+		WakeForExecutorsAtCommit();
+		NoteEveryoneLooksAgain();
+	}
+}
+
 /*
  * Writes the steps in topological order, and what they refer to by name.
  * Returns the named steps by position.  Names are looked up by subplan: a
@@ -533,9 +574,9 @@ WriteSteps(const TemplateDocument *document, int32 named_task_id)
 	named_step_args[2] = args[DESCRIPTION];
 
 	(void) RunQuery(&ENSURE_SYSTEMS, &args[SYSTEM], NULL);
-	(void) RunQuery(&ENSURE_HANDLERS, &args[HANDLER], NULL);
+	EnsureHandlers(args[ID], args[HANDLER]);
 	(void) RunQuery(&ENSURE_NAMED_STEPS, named_step_args, NULL);
-	if (RunQuery(&INSERT_TEMPLATE_STEPS, args, NULL) != n)
+	if (RunQuery(SchemaVersion() >= 101 ? &INSERT_SCOPED_TEMPLATE_STEPS : &INSERT_TEMPLATE_STEPS, args, NULL) != n)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("template \"%s\" could not be written: names it uses are being registered by another transaction",
@@ -591,6 +632,17 @@ WriteEvents(const TemplateDocument *document, int32 named_task_id, const int32 *
 	WriteStepEvents(named_task_id, events, n);
 }
 
+/* Whoever is confined may not make a namespace either: the refusal is the same, be it there or not. */
+static void
+RefuseNamespace(const char *namespace_name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("role \"%s\" may not administer namespace \"%s\"",
+					GetUserNameFromId(QueryCaller(), false), namespace_name),
+			 errhint("See tasker.role_grants.")));
+}
+
 /* Registers a template and returns its named_task_id. */
 static int32
 RegisterTemplate(Jsonb *configuration)
@@ -600,6 +652,8 @@ RegisterTemplate(Jsonb *configuration)
 	int32		named_task_id;
 
 	OpenQueryScope(&scope);
+	if (!RoleMayByName(QueryCaller(), document->namespace_name, MAY_ADMINISTER))
+		RefuseNamespace(document->namespace_name);
 	for (StrategyRole role = 0; role < STRATEGY_ROLES; role++)
 		CheckStrategy(role, document->strategies[role], TextDatumGetCString(QueryCallerName()), document->full_name);
 	EnsureCheckpoint();
@@ -660,7 +714,9 @@ DeprecateTemplate(const char *namespace_name, const char *name, const char *vers
 				 errmsg("the version of template \"%s.%s\" to deprecate must be given by its number", namespace_name, name),
 				 errhint("NULL deprecates all versions.")));
 	OpenQueryScope(&scope);
-	deprecated = RunQuery(&DEPRECATE_TEMPLATE, args, nulls);
+	if (CallerKnowsNamespace(namespace_name) && !RoleMayByName(QueryCaller(), namespace_name, MAY_ADMINISTER))
+		RefuseNamespace(namespace_name);
+	deprecated = !CallerKnowsNamespace(namespace_name) ? 0 : RunQuery(&DEPRECATE_TEMPLATE, args, nulls);
 	if (deprecated == 0)
 	{
 		RefreshTemplates();

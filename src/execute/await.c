@@ -379,6 +379,7 @@ LookAtTask(int64 task_id)
 
 	EnsurePortalSnapshotExists();
 	OpenReadingScope(&scope);
+	RequireForTask(task_id, MAY_ANYTHING);
 	if (RunQuery(&READ_TASK_STATE, &arg, NULL) == 0)
 		RefuseUnknown("task", task_id);
 	state = StateOfLabel(RowText(0, 1));

@@ -172,6 +172,7 @@ tasker_claim_step(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("step_id must not be null")));
 	step_id = PG_GETARG_INT64(1);
 	OpenQueryScope(&scope);
+	RequireForStep(step_id, MAY_EXECUTE);
 	if (executor_id != 0)
 		(void) HandlersOfExecutor(executor_id, true, &n_handlers);
 	if (ClaimStep(step_id, executor_id))

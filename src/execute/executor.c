@@ -8,11 +8,13 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "define/access.h"
 #include "execute/executor.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
+#include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/fault.h"
 #include "pg/guc.h"
@@ -245,7 +247,7 @@ static KeptQuery LOCK_LIVE_EXECUTORS = {
 
 static KeptQuery READ_EXECUTOR = {
 	.sql =
-	"SELECT ended_at IS NULL, detached, handlers, (extract(epoch FROM lease) * 1000000)::bigint"
+	"SELECT ended_at IS NULL, detached, handlers, (extract(epoch FROM lease) * 1000000)::bigint, role"
 	"  FROM tasker.executors WHERE executor_id = $1",
 	.nargs = 1,.types = {INT8OID}
 };
@@ -263,6 +265,17 @@ static KeptQuery ENSURE_HANDLER_NAMES = {
 	"  ORDER BY n"
 	" ON CONFLICT (name) DO NOTHING",
 	.nargs = 1,.types = {TEXTARRAYOID}
+};
+
+/* 1.0 has one handler of a name; since then isolated namespaces have their own. */
+static KeptQuery INSERT_EXECUTOR_BY_ROLE = {
+	.sql =
+	"INSERT INTO tasker.executors (name, handlers, capacity, detached, lease, channel, role,"
+	"       registered_at, last_heartbeat_at)"
+	" VALUES ($1, tasker.handlers_of_role($7, $2), $3, $4, $5, $6, $7, $8, $8)"
+	" RETURNING executor_id",
+	.nargs = 8,.types = {TEXTOID, TEXTARRAYOID, INT4OID, BOOLOID, INTERVALOID, TEXTOID, TEXTOID,
+	TIMESTAMPTZOID}
 };
 
 static KeptQuery INSERT_EXECUTOR = {
@@ -340,13 +353,72 @@ LockLiveExecutors(int64 *executor_ids, int n)
 	return n;
 }
 
-int32 *
-HandlersOfExecutor(int64 executor_id, bool must_live, int *n)
+/* ---------- whose they are ---------- */
+
+/* Executors that a role was found to be allowed to act for: nearly always one. */
+#define KNOWN_EXECUTORS 64
+
+typedef struct KnownExecutor
+{
+	int64		executor_id;
+	Oid			role;
+	uint64		generation;
+} KnownExecutor;
+
+static KnownExecutor known_executors[KNOWN_EXECUTORS];
+
+/* Who may operate everywhere by a grant may also end what others have registered. */
+static bool
+MayUse(const char *registered_by)
+{
+	return CallerActsAs(registered_by) ||
+		(RoleIsConfined(QueryCaller()) && RoleMayEverywhere(QueryCaller(), MAY_OPERATE));
+}
+
+/*
+ * Reads an executor; raises 42704 where it is not there, or where the caller is
+ * not the role that registered it and may not act as that one.
+ */
+static void
+ReadExecutor(int64 executor_id)
+{
+	Datum		arg = Int64GetDatum(executor_id);
+	uint64		generation = AccessGeneration();
+
+	if (RunQuery(&READ_EXECUTOR, &arg, NULL) == 0 || !MayUse(RowText(0, 5)))
+		RefuseUnknown("executor", executor_id);
+	known_executors[executor_id & (KNOWN_EXECUTORS - 1)] = (KnownExecutor)
+	{
+		.executor_id = executor_id,.role = QueryCaller(),.generation = generation
+	};
+}
+
+/* Whether a role was found to be allowed to act for an executor. */
+static bool
+IsKnownTo(Oid role, int64 executor_id)
+{
+	const KnownExecutor *known = &known_executors[executor_id & (KNOWN_EXECUTORS - 1)];
+
+	return known->executor_id == executor_id && known->role == role && known->generation == AccessGeneration();
+}
+
+bool
+CallerActsForExecutor(int64 executor_id)
 {
 	Datum		arg = Int64GetDatum(executor_id);
 
-	if (RunQuery(&READ_EXECUTOR, &arg, NULL) == 0)
-		RefuseUnknown("executor", executor_id);
+	if (IsKnownTo(QueryCaller(), executor_id))
+		return true;
+	if (RunQuery(&READ_EXECUTOR, &arg, NULL) == 0 || !MayUse(RowText(0, 5)))
+		return false;
+	ReadExecutor(executor_id);
+	return true;
+}
+
+int32 *
+HandlersOfExecutor(int64 executor_id, bool must_live, int *n)
+{
+	ReadExecutor(executor_id);
 	if (must_live && !RowBool(0, 1))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -359,10 +431,7 @@ HandlersOfExecutor(int64 executor_id, bool must_live, int *n)
 int64
 LeaseOfExecutor(int64 executor_id)
 {
-	Datum		arg = Int64GetDatum(executor_id);
-
-	if (RunQuery(&READ_EXECUTOR, &arg, NULL) == 0)
-		RefuseUnknown("executor", executor_id);
+	ReadExecutor(executor_id);
 	return RowBool(0, 2) ? RowInt64(0, 4) : 0;
 }
 
@@ -469,8 +538,13 @@ RegisterExecutor(const Registration *registration, const char *channel)
 
 	OpenQueryScope(&scope);
 	args[6] = QueryCallerName();
-	(void) RunQuery(&ENSURE_HANDLER_NAMES, &args[1], NULL);
-	(void) RunQuery(&INSERT_EXECUTOR, args, NULL);
+	if (SchemaVersion() >= 101)
+		(void) RunQuery(&INSERT_EXECUTOR_BY_ROLE, args, NULL);
+	else
+	{
+		(void) RunQuery(&ENSURE_HANDLER_NAMES, &args[1], NULL);
+		(void) RunQuery(&INSERT_EXECUTOR, args, NULL);
+	}
 	executor_id = RowInt64(0, 1);
 	CloseQueryScope(&scope);
 	FAULT_POINT("executor-written");
@@ -534,14 +608,12 @@ Datum
 tasker_unregister_executor(PG_FUNCTION_ARGS)
 {
 	int64		executor_id = ExecutorArgument(fcinfo);
-	Datum		arg = Int64GetDatum(executor_id);
 	bool		release = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
 	QueryScope	scope;
 	bool		lived;
 
 	OpenQueryScope(&scope);
-	if (RunQuery(&READ_EXECUTOR, &arg, NULL) == 0)
-		RefuseUnknown("executor", executor_id);
+	ReadExecutor(executor_id);
 	lived = RowBool(0, 1);
 	if (lived)
 		EndExecutors(&executor_id, 1, release ? END_RELEASED : "unregistered");
@@ -564,8 +636,7 @@ HeartbeatByRow(int64 executor_id, TimestampTz now)
 	bool		detached;
 
 	OpenQueryScope(&scope);
-	if (RunQuery(&READ_EXECUTOR, args, NULL) == 0)
-		RefuseUnknown("executor", executor_id);
+	ReadExecutor(executor_id);
 	alive = RowBool(0, 1);
 	detached = RowBool(0, 2);
 	if (alive && detached && !RecordHeartbeat(executor_id, now, true))
@@ -579,7 +650,9 @@ NoteHeartbeat(int64 executor_id)
 {
 	TimestampTz now = TaskerNow();
 
-	return RecordHeartbeat(executor_id, now, false) || HeartbeatByRow(executor_id, now);
+	/* Only its owner keeps it alive; who that is has been read once. */
+	return (IsKnownTo(GetUserId(), executor_id) && RecordHeartbeat(executor_id, now, false)) ||
+		HeartbeatByRow(executor_id, now);
 }
 
 PG_FUNCTION_INFO_V1(tasker_heartbeat);

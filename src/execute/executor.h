@@ -52,6 +52,9 @@ extern void EndExecutors(const int64 *executor_ids, int n, const char *reason);
  */
 extern int32 *HandlersOfExecutor(int64 executor_id, bool must_live, int *n);
 
+/* Whether the caller is the role that registered the executor, or may act as it.  Needs an open query scope. */
+extern bool CallerActsForExecutor(int64 executor_id);
+
 /* The lease of a detached executor in microseconds, 0 for others; raises 42704.  Needs an open query scope. */
 extern int64 LeaseOfExecutor(int64 executor_id);
 

@@ -16,6 +16,7 @@ WITH candidate AS (
 	WHERE l.xact_id >= coalesce((SELECT pg_snapshot_xmax(c.position) FROM tasker.orchestrator_checkpoint c), '0')
 		AND l.xact_id <= '18446744073709551615'
 		AND l.to_state = 'in_progress'
+		AND (SELECT tasker.sees_everything())
 	UNION
 	SELECT l.workflow_step_id
 	FROM tasker.workflow_step_transition_log l
@@ -32,9 +33,9 @@ WITH candidate AS (
 	GROUP BY holder.executor_id
 )
 SELECT e.executor_id, e.name,
-	ARRAY(SELECT h.name FROM tasker.handlers h WHERE h.handler_id = ANY (e.handlers) ORDER BY h.name) AS handlers,
+	ARRAY(SELECT DISTINCT h.name FROM tasker.handlers h WHERE h.handler_id = ANY (e.handlers) ORDER BY h.name) AS handlers,
 	e.capacity, e.detached, e.lease, e.role, e.registered_at, e.last_heartbeat_at, e.ended_at, e.end_reason,
-	coalesce(in_flight.steps, 0) AS in_flight,
+	CASE WHEN tasker.sees_everything() THEN coalesce(in_flight.steps, 0) END AS in_flight,
 	m.claims, m.completions, m.failures, m.releases, m.losses, m.claims_per_second, m.completions_per_second,
 	m.execution_p50, m.execution_p99, m.last_error, m.last_error_at, m.last_seen_at
 FROM tasker.executors e
@@ -43,7 +44,7 @@ LEFT JOIN tasker.executor_measures() m ON m.executor_id = e.executor_id;
 COMMENT ON VIEW tasker.stat_executors IS
 'Who runs steps, or ran them (ended_at), how many steps each one has now, and what it has done since the server''s start or reset_stats(). What is measured begins with its first claim and is kept for tasker.max_executors of them on the server, those that have ended making way for others; it is NULL before, beyond that, and where tasker is not preloaded. For operators and dashboards.';
 COMMENT ON COLUMN tasker.stat_executors.handlers IS 'The names of what it can run.';
-COMMENT ON COLUMN tasker.stat_executors.in_flight IS 'Steps in progress with this executor.';
+COMMENT ON COLUMN tasker.stat_executors.in_flight IS 'Steps in progress with this executor; NULL for a role that is confined to namespaces, which may ask my_steps().';
 COMMENT ON COLUMN tasker.stat_executors.losses IS 'Steps that were taken back: it was lost, or the attempt took longer than its timeout.';
 COMMENT ON COLUMN tasker.stat_executors.execution_p50 IS 'Seconds from the claim to the report, of half of its steps at most.';
 COMMENT ON COLUMN tasker.stat_executors.last_error IS 'The last failure that it reported, 255 bytes of it.';

@@ -13,8 +13,10 @@
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "define/policy.h"
+#include "execute/executor.h"
 #include "execute/outcome.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "pg/clock.h"
 #include "pg/fault.h"
 #include "pg/guc.h"
@@ -326,7 +328,9 @@ static KeptQuery EXPLAIN_UNMOVED_STEP = {
 	"                WHERE c.workflow_step_id = $1 AND c.sort_key = $2 AND c.to_state = 'in_progress'"
 	"                  AND o.to_state = $3::tasker.state AND o.from_state = 'in_progress'"
 	"                  AND o.executor_id IS NOT DISTINCT FROM c.executor_id"
-	"                  AND ($4 IS NULL OR c.executor_id = $4))"
+	"                  AND ($4 IS NULL OR c.executor_id = $4)),"
+	"       (SELECT coalesce(c.executor_id, 0) FROM tasker.workflow_step_transition_log c"
+	"         WHERE c.workflow_step_id = $1 AND c.sort_key = $2 AND c.to_state = 'in_progress')"
 	"  FROM tasker.workflow_steps s WHERE s.workflow_step_id = $1",
 	.nargs = 4,.types = {INT8OID, INT4OID, TEXTOID, INT8OID}
 };
@@ -351,6 +355,26 @@ RefuseStaleClaim(const Report *report, int i)
 			 errhint("Drop the result and roll back what was done for it.")));
 }
 
+/*
+ * Raises an error unless the caller may report of the claim: it was made for an
+ * executor of its own.  Of a claim of the session itself (0) whoever may execute
+ * in the namespace may report, as nobody else sees it before it is reported.  A
+ * step of which the caller must not know is unknown.
+ */
+static void
+RequireClaim(int64 step_id, int32 claim, int64 executor_id)
+{
+	if (executor_id != 0 && CallerActsForExecutor(executor_id))
+		return;
+	RequireForStep(step_id, executor_id != 0 ? MAY_ANYTHING : MAY_EXECUTE | MAY_OPERATE);
+	if (executor_id != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("claim %d of step " INT64_FORMAT " is not one of role \"%s\"", claim, step_id,
+						GetUserNameFromId(QueryCaller(), false)),
+				 errdetail("It was made for an executor that another role has registered.")));
+}
+
 /* Whether a step that did not move was moved by the same report before; raises otherwise, or says false. */
 static bool
 WasReportedBefore(const Report *report, int i, bool skip_stale)
@@ -358,9 +382,14 @@ WasReportedBefore(const Report *report, int i, bool skip_stale)
 	Datum		args[4] = {Int64GetDatum(report->step_ids[i]), Int32GetDatum(report->claims[i]),
 	CStringGetTextDatum(StateLabel(report->to)), Int64GetDatum(report->of_executor)};
 	char		nulls[5] = {' ', ' ', ' ', report->of_executor ? ' ' : 'n', '\0'};
+	bool		no_claim;
+	int64		holder;
 
 	if (RunQuery(&EXPLAIN_UNMOVED_STEP, args, nulls) == 0)
 		RefuseUnknown("step", report->step_ids[i]);
+	holder = DatumGetInt64(RowDatum(0, 5, &no_claim));
+	RequireClaim(report->step_ids[i], report->claims[i], no_claim ? 0 : holder);
+	(void) RunQuery(&EXPLAIN_UNMOVED_STEP, args, nulls);
 	if (RowBool(0, 4))
 		return true;
 	if (IsolationUsesXactSnapshot() && RowInt32(0, 2) < report->claims[i])
@@ -399,6 +428,8 @@ MakeReport(const Report *report, bool skip_stale, int64 **refused, int *n_refuse
 	*n_refused = 0;
 	OpenQueryScope(&scope);
 	steps = MoveReported(report, &moved);
+	for (int m = 0; m < moved; m++)
+		RequireClaim(steps[m].step_id, steps[m].sort_key - 10, steps[m].executor_id);
 	FAULT_POINT("reported");
 	if (moved < report->n)
 	{

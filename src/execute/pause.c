@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "define/access.h"
 #include "define/ownership.h"
 #include "execute/executor.h"
 #include "execute/pause.h"
@@ -298,12 +299,10 @@ TextArgumentOrNull(FunctionCallInfo fcinfo, int number)
 	return PG_ARGISNULL(number) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(number));
 }
 
-/* Raises 42704 unless something was found. */
+/* Raises 42704: the scope is not there, or not the caller's. */
 static void
-CheckScopeFound(uint64 found, const char *namespace_name, const char *task_name)
+RefuseScope(const char *namespace_name, const char *task_name)
 {
-	if (found > 0)
-		return;
 	if (task_name != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -342,6 +341,10 @@ SetPause(FunctionCallInfo fcinfo, bool pause)
 	}
 
 	OpenQueryScope(&scope);
+	if (namespace_name == NULL)
+		RequireEverywhere(pause ? MAY_OPERATE : MAY_OPERATE | MAY_ADMINISTER);
+	else if (!RoleMayByName(QueryCaller(), namespace_name, MAY_OPERATE | MAY_ADMINISTER))
+		RefuseScope(namespace_name, task_name);
 	LockOrchestration();
 	EnsureCheckpoint();
 	TakeOver();
@@ -353,8 +356,8 @@ SetPause(FunctionCallInfo fcinfo, bool pause)
 	}
 	else
 	{
-		CheckScopeFound(RunQuery(task_name ? &PAUSE_NAMED_TASKS : &PAUSE_NAMESPACE, args, nulls),
-						namespace_name, task_name);
+		if (RunQuery(task_name ? &PAUSE_NAMED_TASKS : &PAUSE_NAMESPACE, args, nulls) == 0)
+			RefuseScope(namespace_name, task_name);
 		if (pause)
 			(void) RunPlainQuery(&DEQUEUE_PAUSED);
 		else
@@ -396,6 +399,7 @@ tasker_rebuild_accelerators(PG_FUNCTION_ARGS)
 	QueryScope	scope;
 
 	OpenQueryScope(&scope);
+	RequireEverywhere(MAY_ADMINISTER);
 	LockOrchestration();
 	EnsureCheckpoint();
 	RebuildAccelerators();

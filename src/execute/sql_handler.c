@@ -41,6 +41,7 @@ BeginAttempt(int64 step_id, Attempt *attempt)
 	bool		claimed;
 
 	OpenQueryScope(&scope);
+	RequireForStep(step_id, MAY_EXECUTE | MAY_OPERATE);
 	claimed = ClaimStep(step_id, 0);
 	if (claimed)
 	{

@@ -431,6 +431,10 @@ tasker_retry_due_steps(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the number of steps to retry must be positive, but is %d", max)));
 	OpenQueryScope(&scope);
+	if (PG_ARGISNULL(0))
+		RequireEverywhere(MAY_OPERATE);
+	else
+		RequireForTask(PG_GETARG_INT64(0), MAY_OPERATE);
 	promoted = RetryDueSteps(PG_ARGISNULL(0) ? 0 : PG_GETARG_DATUM(0), PG_ARGISNULL(0) ? 'n' : ' ', max);
 	CloseQueryScope(&scope);
 	PG_RETURN_INT32(promoted);

@@ -60,6 +60,7 @@ FindCoordinator(int64 task_id, char **owner)
 	char	   *strategy;
 
 	OpenQueryScope(&scope);
+	RequireForTask(task_id, MAY_EXECUTE | MAY_OPERATE);
 	(void) LockTask(task_id);
 	(void) RunQuery(&READ_COORDINATOR, &arg, NULL);
 	strategy = RowText(0, 1);

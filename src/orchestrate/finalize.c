@@ -215,6 +215,7 @@ tasker_finalize_task(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("task_id must not be null")));
 	task_id = PG_GETARG_INT64(0);
 	OpenQueryScope(&scope);
+	RequireForTask(task_id, MAY_OPERATE);
 	(void) LockTask(task_id);
 	finality = JudgeTasks(&task_id, 1, &found);
 	(void) FinalizeTasks(finality, found);

@@ -187,6 +187,8 @@ OrchestrateHere(int64 task_id)
 	int			late_reads = -1;
 
 	OpenQueryScope(&scope);
+	/* A batch draws the consequences for everybody, and says how many there were. */
+	RequireEverywhere(MAY_OPERATE);
 	LockOrchestration();
 	o = OpenOrchestrator(CurrentMemoryContext);
 	for (;;)
@@ -273,6 +275,7 @@ tasker_find_viable_steps(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("task_id must not be null")));
 	OpenReadingScope(&scope);
+	RequireForTask(PG_GETARG_INT64(0), MAY_ANYTHING);
 	step_ids = FindViableSteps(PG_GETARG_INT64(0), &n);
 	for (int i = 0; i < n; i++)
 	{

@@ -898,6 +898,8 @@ CopyExecutors(int *n)
 	return copies;
 }
 
+bool		(*SeesAllMeasures) (void) = NULL;
+
 PG_FUNCTION_INFO_V1(tasker_executor_measures);
 
 Datum
@@ -907,7 +909,7 @@ tasker_executor_measures(PG_FUNCTION_ARGS)
 	int			n;
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	if (all == NULL)
+	if (all == NULL || (SeesAllMeasures != NULL && !SeesAllMeasures()))
 		return (Datum) 0;
 	copies = CopyExecutors(&n);
 	for (int i = 0; i < n; i++)

@@ -87,6 +87,12 @@ extern void BeginMeasures(void);
 /* The database is gone. */
 extern void ForgetMeasures(Oid database);
 
+/*
+ * Whether the current role may see the measures of all executors; set by who
+ * knows roles.  Without it everybody with the privilege may.
+ */
+extern bool (*SeesAllMeasures) (void);
+
 extern void InitMeasures(void);
 extern void InitSharedMeasures(void);
 

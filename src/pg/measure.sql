@@ -24,7 +24,7 @@ CREATE FUNCTION tasker.executor_measures(
 RETURNS SETOF record
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'tasker_executor_measures';
 COMMENT ON FUNCTION tasker.executor_measures() IS
-'What shared memory has measured of the executors of this database; see the view stat_executors.';
+'What shared memory has measured of the executors of this database; see the view stat_executors. No row for a role that is confined to namespaces.';
 
 CREATE FUNCTION tasker.latency_buckets(OUT name text, OUT upper_bound double precision, OUT count bigint, OUT seconds double precision)
 RETURNS SETOF record

@@ -179,6 +179,12 @@ CloseQueryScope(QueryScope *scope)
 		elog(ERROR, "could not disconnect from the SPI manager");
 }
 
+Oid
+QueryCaller(void)
+{
+	return scope_caller;
+}
+
 Datum
 QueryCallerName(void)
 {

@@ -52,7 +52,10 @@ extern void OpenReadingScope(QueryScope *scope);
  */
 extern void CloseQueryScope(QueryScope *scope);
 
-/* The name of the role that called us, for the log; needs an open scope. */
+/* The role that called us; needs an open scope. */
+extern Oid	QueryCaller(void);
+
+/* Its name, for the log. */
 extern Datum QueryCallerName(void);
 
 /*

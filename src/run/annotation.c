@@ -59,6 +59,13 @@ static KeptQuery KEEP_TASK_OF_ANNOTATION = {
 	.nargs = 1,.types = {INT8OID}
 };
 
+static KeptQuery FIND_TASK_OF_ANNOTATION = {
+	.sql =
+	"SELECT t.task_namespace_id FROM tasker.task_annotations a JOIN tasker.tasks t ON t.task_id = a.task_id"
+	" WHERE a.task_annotation_id = $1",
+	.nargs = 1,.types = {INT8OID}
+};
+
 static KeptQuery DELETE_ANNOTATION = {
 	.sql = "DELETE FROM tasker.task_annotations WHERE task_annotation_id = $1",
 	.nargs = 1,.types = {INT8OID}
@@ -73,6 +80,9 @@ AddAnnotation(int64 task_id, const char *type, Datum annotation, const char *des
 
 	if (RunQuery(&KEEP_TASK, args, NULL) == 0)
 		RefuseUnknown("task", task_id);
+	/* A type is shared by all: whoever is confined gives it its first description only. */
+	if (description != NULL && RoleIsConfined(QueryCaller()) && RunQuery(&FIND_TYPE, type_args, " n") > 0)
+		type_nulls = " n";
 	if (RunQuery(&FIND_TYPE, type_args, type_nulls) == 0)
 		(void) RunQuery(&MAKE_OR_DESCRIBE_TYPE, type_args, type_nulls);
 	args[1] = Int32GetDatum(RowInt32(0, 1));
@@ -128,6 +138,7 @@ tasker_annotate_task(PG_FUNCTION_ARGS)
 
 	CheckAnnotation(fcinfo);
 	OpenQueryScope(&scope);
+	RequireForTask(PG_GETARG_INT64(0), MAY_PRODUCE | MAY_EXECUTE | MAY_OPERATE);
 	id = AddAnnotation(PG_GETARG_INT64(0), text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_GETARG_DATUM(2),
 					   PG_ARGISNULL(3) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(3)));
 	CloseQueryScope(&scope);
@@ -139,10 +150,18 @@ tasker_remove_annotation(PG_FUNCTION_ARGS)
 {
 	Datum		id = PG_GETARG_DATUM(0);
 	QueryScope	scope;
+	bool		known = true;
 	bool		removed;
 
 	OpenQueryScope(&scope);
-	removed = RunQuery(&KEEP_TASK_OF_ANNOTATION, &id, NULL) > 0 && RunQuery(&DELETE_ANNOTATION, &id, NULL) > 0;
+	if (RoleIsConfined(QueryCaller()))
+	{
+		known = RunQuery(&FIND_TASK_OF_ANNOTATION, &id, NULL) == 1 &&
+			RoleMay(QueryCaller(), RowInt32(0, 1), MAY_ANYTHING);
+		if (known)
+			RequireInNamespace(RowInt32(0, 1), MAY_PRODUCE | MAY_OPERATE);
+	}
+	removed = known && RunQuery(&KEEP_TASK_OF_ANNOTATION, &id, NULL) > 0 && RunQuery(&DELETE_ANNOTATION, &id, NULL) > 0;
 	CloseQueryScope(&scope);
 	PG_RETURN_BOOL(removed);
 }

@@ -71,6 +71,7 @@ ReadCenter(FunctionCallInfo fcinfo)
 {
 	Datum		step_id = PG_GETARG_DATUM(0);
 
+	RequireForStep(DatumGetInt64(step_id), MAY_ANYTHING);
 	if (RunQuery(&READ_STEP, &step_id, NULL) == 0)
 		RefuseUnknown("step", DatumGetInt64(step_id));
 	RefreshStepTemplates();

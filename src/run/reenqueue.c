@@ -157,6 +157,7 @@ tasker_reenqueue_task(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the reason of a re-enqueue must have 1 to 128 characters, not %d", pg_mbstrlen(reason))));
 	OpenQueryScope(&scope);
+	RequireForTask(PG_GETARG_INT64(0), MAY_OPERATE);
 	outcome = ReenqueueTask(PG_GETARG_INT64(0), delay, reason);
 	CloseQueryScope(&scope);
 	return CStringGetTextDatum(outcome);

@@ -21,6 +21,7 @@
 #include "define/ownership.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "define/access.h"
 #include "pg/clock.h"
 #include "pg/fault.h"
 #include "pg/guc.h"
@@ -531,6 +532,7 @@ tasker_prune_tasks(PG_FUNCTION_ARGS)
 	p.finished_before = PG_GETARG_TIMESTAMPTZ(0);
 	p.states = FinishedStates(PG_GETARG_ARRAYTYPE_P(2));
 	OpenQueryScope(&scope);
+	RequireEverywhere(MAY_ADMINISTER);
 	(void) AcquireUpkeepLock(false);
 	if (!BeginPruning(&p))
 		ereport(ERROR,
@@ -576,6 +578,7 @@ tasker_upkeep(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	row_type = BlessTupleDesc(row_type);
 	OpenQueryScope(&scope);
+	RequireEverywhere(MAY_ADMINISTER);
 	report = RunUpkeep(NULL, retention_seconds, max_tasks);
 	values[0] = Int32GetDatum(report.pruned);
 	values[1] = Int64GetDatum(report.period_begun);

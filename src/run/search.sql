@@ -36,6 +36,7 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
+	confined CONSTANT boolean := NOT tasker.sees_everything();
 	newest CONSTANT text := '(SELECT * FROM tasker.tasks t WHERE t.task_id < $1 ORDER BY t.task_id DESC LIMIT 1000)';
 	template_ids integer[];
 	namespace_ids integer[];
@@ -50,7 +51,8 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'For the next page give before_task_id the last task_id of this one.';
 	END IF;
 
-	IF find_tasks.namespace IS NOT NULL OR find_tasks.name IS NOT NULL OR find_tasks.version IS NOT NULL THEN
+	-- Among the tasks of all tenants those of one would be looked for in vain: by its templates they are found.
+	IF confined OR find_tasks.namespace IS NOT NULL OR find_tasks.name IS NOT NULL OR find_tasks.version IS NOT NULL THEN
 		SELECT array_agg(n.named_task_id) INTO template_ids
 		FROM tasker.named_tasks n
 		JOIN tasker.task_namespaces s ON s.task_namespace_id = n.task_namespace_id
@@ -96,23 +98,23 @@ BEGIN
 	source := CASE
 		WHEN find_tasks.identity_key IS NOT NULL THEN
 			'(SELECT * FROM tasker.tasks t WHERE t.task_namespace_id = ANY ($15) AND t.identity_key = $13 OFFSET 0)'
-		WHEN find_tasks.annotation_type IS NOT NULL OR find_tasks.annotation IS NOT NULL THEN
+		WHEN NOT confined AND (find_tasks.annotation_type IS NOT NULL OR find_tasks.annotation IS NOT NULL) THEN
 			'(SELECT DISTINCT a.task_id FROM tasker.task_annotations a WHERE a.task_id < $1'
 			|| CASE WHEN find_tasks.annotation_type IS NULL THEN '' ELSE ' AND a.annotation_type_id = $7' END
 			|| CASE WHEN find_tasks.annotation IS NULL THEN '' ELSE ' AND a.annotation @> $8' END
 			|| ' ORDER BY a.task_id DESC OFFSET 0) o CROSS JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = o.task_id OFFSET 0)'
-		WHEN cardinality(find_tasks.tags) > 0 THEN
+		WHEN NOT confined AND cardinality(find_tasks.tags) > 0 THEN
 			$w$(SELECT * FROM tasker.tasks t WHERE t.tags @> $5 AND t.tags <> '{}' OFFSET 0)$w$
-		WHEN find_tasks.any_tags IS NOT NULL THEN
+		WHEN NOT confined AND find_tasks.any_tags IS NOT NULL THEN
 			$w$(SELECT * FROM tasker.tasks t WHERE t.tags && $6 AND t.tags <> '{}' OFFSET 0)$w$
-		WHEN find_tasks.states <@ '{error,cancelled,resolved_manually}' THEN
+		WHEN NOT confined AND find_tasks.states <@ '{error,cancelled,resolved_manually}' THEN
 			$w$(SELECT DISTINCT l.task_id FROM tasker.task_transition_log l
 			WHERE l.to_state IN ('error', 'cancelled', 'resolved_manually') AND l.task_id < $1
 			ORDER BY l.task_id DESC OFFSET 0) o CROSS JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = o.task_id OFFSET 0)$w$
-		WHEN find_tasks.requested_from IS NOT NULL THEN
+		WHEN NOT confined AND find_tasks.requested_from IS NOT NULL THEN
 			'(SELECT * FROM tasker.tasks t WHERE t.requested_at >= $11'
 			|| CASE WHEN find_tasks.requested_before IS NULL THEN '' ELSE ' AND t.requested_at < $12' END || ' OFFSET 0)'
-		WHEN find_tasks.namespace IS NOT NULL OR find_tasks.name IS NOT NULL OR find_tasks.version IS NOT NULL THEN
+		WHEN confined OR find_tasks.namespace IS NOT NULL OR find_tasks.name IS NOT NULL OR find_tasks.version IS NOT NULL THEN
 			-- Equality would do, but then the order could be had from the primary key, too.
 			'unnest($3) template (id) CROSS JOIN LATERAL (SELECT * FROM tasker.tasks t
 			WHERE t.named_task_id >= template.id AND t.named_task_id <= template.id AND t.task_id < $1 AND ' || wanted
@@ -122,7 +124,7 @@ BEGIN
 	END;
 	namespace_ids := ARRAY(SELECT s.task_namespace_id FROM tasker.task_namespaces s);
 
-	FOREACH source IN ARRAY CASE WHEN find_tasks.identity_key IS NULL THEN ARRAY[newest, source] ELSE ARRAY[source] END
+	FOREACH source IN ARRAY CASE WHEN find_tasks.identity_key IS NULL AND NOT confined THEN ARRAY[newest, source] ELSE ARRAY[source] END
 	LOOP
 		RETURN QUERY EXECUTE
 			'SELECT s.* FROM (SELECT t.task_id FROM ' || source || ' t WHERE t.task_id < $1 AND ' || wanted
@@ -141,4 +143,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION tasker.find_tasks(text, text, text, tasker.state[], text[], text[], text, jsonb, text, text, timestamptz, timestamptz, text, jsonb, bigint, integer) IS
-'A page of tasks, newest first: up to max_tasks (1 to 1000) that fulfil all conditions given. tags: has all of them; any_tags: has at least one; annotation: one of this type, where that is given, contains this object, as does context. The next page is asked for with before_task_id, the last task_id of this one: tasks that are created meanwhile move no page. What is not among the newest 1000 tasks is found by an index where one of identity_key, annotation_type, annotation, tags, any_tags, states (of error, cancelled and resolved_manually only), requested_from, namespace, name or version is given, else by walking through all tasks. Runs with the rights of the caller, who needs SELECT on tasks, named_tasks, task_namespaces, task_summaries and, to search by them, on annotation_types, task_annotations and task_transition_log. Error: 22023 bad max_tasks.';
+'A page of tasks, newest first: up to max_tasks (1 to 1000) that fulfil all conditions given. tags: has all of them; any_tags: has at least one; annotation: one of this type, where that is given, contains this object, as does context. The next page is asked for with before_task_id, the last task_id of this one: tasks that are created meanwhile move no page. What is not among the newest 1000 tasks is found by an index where one of identity_key, annotation_type, annotation, tags, any_tags, states (of error, cancelled and resolved_manually only), requested_from, namespace, name or version is given, else by walking through all tasks. A role that is confined to namespaces walks through its own tasks instead, unless identity_key is given. Runs with the rights of the caller, who needs SELECT on tasks, named_tasks, task_namespaces, task_transition_log, task_summaries and, to search by them, on annotation_types and task_annotations, as grant_producer() and grant_observer() give it. Error: 22023 bad max_tasks.';

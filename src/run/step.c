@@ -96,6 +96,7 @@ OperateOnStep(int64 step_id, TaskerState to, const char *reason, Jsonb *results)
 	int			moved;
 
 	OpenQueryScope(&scope);
+	RequireForStep(step_id, MAY_OPERATE);
 	step = LockStep(step_id);
 	if (to == STATE_PENDING)
 		CheckTaskCanGoOn(&step, to);

@@ -76,6 +76,14 @@ static KeptQuery FIND_TASK_BY_IDENTITY = {
 	.nargs = 2,.types = {INT4OID, TEXTOID}
 };
 
+static KeptQuery FIND_TASK_OF_KEY = {
+	.sql =
+	"SELECT t.task_id FROM tasker.tasks t"
+	" WHERE t.task_namespace_id = (SELECT s.task_namespace_id FROM tasker.task_namespaces s WHERE s.name = $2)"
+	"   AND t.identity_key = $1",
+	.nargs = 2,.types = {TEXTOID, TEXTOID}
+};
+
 static KeptQuery INSERT_STEPS = {
 	.sql =
 	"INSERT INTO tasker.workflow_steps (workflow_step_id, task_id, named_step_id, handler_id, rank,"
@@ -113,6 +121,7 @@ ResolveTemplate(TaskRequest *request)
 	const Template *template = GetTemplate(request->namespace_name, request->name, request->version);
 
 	request->template = template;
+	RequireInNamespace(template->task_namespace_id, MAY_PRODUCE);
 	if (template->deprecated)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -513,6 +522,30 @@ CreateTasks(TaskRequest *requests, int n)
 	NoticeMissingOrchestrator();
 }
 
+PG_FUNCTION_INFO_V1(tasker_find_task);
+
+Datum
+tasker_find_task(PG_FUNCTION_ARGS)
+{
+	Datum		args[2] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
+	QueryScope	scope;
+	bool		found = false;
+	int64		task_id = 0;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		PG_RETURN_NULL();
+	OpenQueryScope(&scope);
+	if (CallerKnowsNamespace(text_to_cstring(PG_GETARG_TEXT_PP(1))) && RunQuery(&FIND_TASK_OF_KEY, args, NULL) > 0)
+	{
+		found = true;
+		task_id = RowInt64(0, 1);
+	}
+	CloseQueryScope(&scope);
+	if (!found)
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(task_id);
+}
+
 PG_FUNCTION_INFO_V1(tasker_create_task);
 
 Datum
@@ -578,6 +611,7 @@ OperateOnTask(int64 task_id, TaskerState to, const char *reason)
 	bool		already;
 
 	OpenQueryScope(&scope);
+	RequireForTask(task_id, MAY_OPERATE);
 	from = LockTask(task_id);
 	already = from == to || (to == STATE_PENDING && from == STATE_IN_PROGRESS);
 	if (!already)

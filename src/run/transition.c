@@ -69,14 +69,6 @@ static KeptQuery RUNS_ONE_AT_A_TIME = {
 	.nargs = 1,.types = {INT8OID}
 };
 
-void
-RefuseUnknown(const char *what, int64 id)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("%s " INT64_FORMAT " does not exist", what, id)));
-}
-
 LockedStep
 LockStep(int64 step_id)
 {
@@ -301,6 +293,10 @@ RunMove(Move *move)
 	MoveOutcome outcome;
 
 	OpenQueryScope(&scope);
+	if (move->owner == OWNER_TASK)
+		RequireForTask(move->id, MAY_OPERATE);
+	else
+		RequireForStep(move->id, MAY_OPERATE);
 	outcome = move->owner == OWNER_TASK ? MoveTask(move) : MoveStep(move);
 	if (move->guard != NULL)
 		move->guard = MemoryContextStrdup(scope.context, move->guard);

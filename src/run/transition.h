@@ -9,6 +9,7 @@
 
 #include "tasker.h"
 
+#include "define/access.h"
 #include "run/move.h"
 
 /* A step row as it is under the lock that reading it took. */
@@ -45,8 +46,5 @@ pg_noreturn extern void RefuseTransition(StateOwner owner, int64 id, TaskerState
 
 /* {"reason": ...} as jsonb; 0 where the reason is NULL. */
 extern Datum ReasonMetadata(const char *reason);
-
-/* Raise 42704 for an id that names nothing. */
-pg_noreturn extern void RefuseUnknown(const char *what, int64 id);
 
 #endif							/* TASKER_TRANSITION_H */

@@ -97,6 +97,10 @@ BEGIN
 		END IF;
 		EXECUTE format('CREATE TRIGGER insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tasker.%I
 			FOR EACH STATEMENT EXECUTE FUNCTION tasker.refuse_log_change()', leaf);
+		-- As the parent has it, for whoever is let to a partition by name.
+		EXECUTE format('ALTER TABLE tasker.%I ENABLE ROW LEVEL SECURITY', leaf);
+		EXECUTE format('CREATE POLICY tenants ON tasker.%I USING ((SELECT tasker.sees_everything()) OR tasker.sees_%s(%I))',
+			leaf, CASE log.owners WHEN 'tasks' THEN 'task' ELSE 'step' END, log.owner_id);
 		-- Default privileges must not open what is closed.
 		FOR grantee IN
 			SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS name

@@ -89,6 +89,7 @@ tasker_update_task(PG_FUNCTION_ARGS)
 		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
 	}
 	OpenQueryScope(&scope);
+	RequireForTask(task_id, MAY_PRODUCE | MAY_OPERATE);
 	(void) LockTask(task_id);
 	changed = UpdateAndNote(&UPDATE_TASK, args, nulls, task_id);
 	CloseQueryScope(&scope);
@@ -183,6 +184,7 @@ tasker_update_step(PG_FUNCTION_ARGS)
 	if (to_inputs)
 		CheckDocumentSize(args[2], MAX_CONTENT_BYTES, "the inputs of a step");
 	OpenQueryScope(&scope);
+	RequireForStep(PG_GETARG_INT64(0), MAY_PRODUCE | MAY_OPERATE);
 	if (RunQuery(&KEEP_TASK_OF_STEP, args, NULL) == 0)
 		RefuseUnknown("step", PG_GETARG_INT64(0));
 	task_id = RowInt64(0, 1);

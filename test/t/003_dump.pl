@@ -16,7 +16,7 @@ my $target = tasker_node('target');
 # Everything that a dump must carry, with the number of its rows and a digest
 # of them. The checkpoint is compared apart: its row is this server's own.
 my @tables = map { "tasker.$_" } qw(task_namespaces named_tasks dependent_systems named_steps handlers
-  named_tasks_named_steps named_step_edges custom_events named_step_events dependent_system_object_maps tasks workflow_steps workflow_step_edges annotation_types task_annotations task_transition_log
+  named_tasks_named_steps named_step_edges custom_events named_step_events dependent_system_object_maps tasks workflow_steps workflow_step_edges annotation_types task_annotations capability_grants task_transition_log
   workflow_step_transition_log executors);
 my $digest = join(' UNION ALL ', map { "SELECT '$_', count(*), md5(coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '')) FROM $_ t" } @tables);
 my $partitions = q(SELECT c.relname, pg_get_expr(c.relpartbound, c.oid), c.relowner::regrole, c.relacl, c.reloptions,
