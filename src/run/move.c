@@ -368,7 +368,6 @@ MoveStepsDirectly(Table *steps, Table *log, const StepMoves *moves, int *moved)
 		{
 			.step_id = step.step_id,
 				.task_id = step.task_id,
-				.executor_id = step.executor_id,
 				.sort_key = step.sort_key + 10,
 				.attempts = Max(0, step.attempts + moves->attempt_change),
 				.timeout_seconds = step.timeout_seconds,

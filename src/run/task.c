@@ -31,6 +31,9 @@
 /* Of one call of create_tasks. */
 #define MAX_REQUESTS 1000000
 
+/* Names of steps to bypass may repeat, within reason. */
+#define BYPASS_NAMES_PER_STEP 10
+
 /* Steps are written when this many have come together. */
 #define STEPS_PER_INSERT 20000
 
@@ -127,10 +130,10 @@ ResolveTemplate(TaskRequest *request)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("template \"%s\" is deprecated", template->full_name),
 				 errhint("Create the task from a later version.")));
-	if (request->bypass_count > template->step_count)
+	if (request->bypass_count > template->step_count * BYPASS_NAMES_PER_STEP)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("template \"%s\" has %d steps, so that %d cannot be bypassed",
+				 errmsg("template \"%s\" has %d steps, %d names are too many to be bypassed",
 						template->full_name, template->step_count, request->bypass_count)));
 	for (int i = 0; i < request->bypass_count; i++)
 	{
