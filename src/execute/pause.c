@@ -205,6 +205,34 @@ static KeptQuery AGE_STEP_LOG = {
 	.nargs = 0
 };
 
+static KeptQuery AGE_PUBLISHED_EVENTS = {
+	.sql =
+	"UPDATE tasker.published_events SET xact_id = '3'"
+	" WHERE xact_id >= pg_snapshot_xmin(pg_current_snapshot()) AND xact_id <> pg_current_xact_id()",
+	.nargs = 0
+};
+
+/*
+ * What some consumer of events has not read yet is new here: it becomes this
+ * transaction's.  Positions are those of the old server until then.
+ */
+#define KEEP_UNREAD(log) \
+	"UPDATE tasker." log " l SET xact_id = pg_current_xact_id()" \
+	" WHERE EXISTS (SELECT 1 FROM tasker.event_consumers c WHERE NOT pg_visible_in_snapshot(l.xact_id, c.position))"
+
+static KeptQuery KEEP_UNREAD_TASKS = {.sql = KEEP_UNREAD("task_transition_log"),.nargs = 0};
+static KeptQuery KEEP_UNREAD_STEPS = {.sql = KEEP_UNREAD("workflow_step_transition_log"),.nargs = 0};
+static KeptQuery KEEP_UNREAD_EVENTS = {.sql = KEEP_UNREAD("published_events"),.nargs = 0};
+
+static KeptQuery RESET_CONSUMERS = {
+	.sql =
+	"UPDATE tasker.event_consumers SET position = $1::pg_snapshot, window_end = NULL,"
+	"       cursor_at = NULL, cursor_place = NULL, cursor_id = NULL, cursor_sort_key = NULL",
+	.nargs = 1,.types = {TEXTOID}
+};
+
+static KeptQuery EMPTY_MARKS = {.sql = "DELETE FROM tasker.log_marks",.nargs = 0};
+
 static KeptQuery EMPTY_QUEUE = {.sql = "DELETE FROM tasker.work_queue",.nargs = 0};
 static KeptQuery EMPTY_TIMERS = {.sql = "DELETE FROM tasker.timers",.nargs = 0};
 
@@ -253,6 +281,22 @@ RebuildAccelerators(void)
 	(void) RunQuery(&RESET_CHECKPOINT, args, NULL);
 }
 
+/* Moves the consumers of events over to this server: what one of them has not read yet is read here. */
+static void
+KeepUnreadEvents(void)
+{
+	Datum		position;
+
+	(void) RunPlainQuery(&KEEP_UNREAD_TASKS);
+	(void) RunPlainQuery(&KEEP_UNREAD_STEPS);
+	(void) RunPlainQuery(&KEEP_UNREAD_EVENTS);
+	(void) RunPlainQuery(&AGE_PUBLISHED_EVENTS);
+	(void) RunPlainQuery(&EMPTY_MARKS);
+	(void) RunPlainQuery(&READ_SNAPSHOT);
+	position = CStringGetTextDatum(PositionOfSnapshot(CurrentMemoryContext, RowText(0, 1)));
+	(void) RunQuery(&RESET_CONSUMERS, &position, NULL);
+}
+
 /* Makes a restored or cloned database this server's own. */
 static void
 AdoptDatabase(void)
@@ -263,6 +307,8 @@ AdoptDatabase(void)
 	/* The triggers that keep the logs insert-only do not fire for a replica. */
 	(void) set_config_option("session_replication_role", "replica",
 							 PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	if (SchemaVersion() >= 101)
+		KeepUnreadEvents();
 	(void) RunPlainQuery(&AGE_TASK_LOG);
 	(void) RunPlainQuery(&AGE_STEP_LOG);
 	RebuildAccelerators();

@@ -9,7 +9,9 @@
 #include "catalog/pg_type.h"
 #include "orchestrate/memory.h"
 #include "pg/clock.h"
+#include "pg/position.h"
 #include "pg/query.h"
+#include "run/log_mark.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
@@ -328,7 +330,7 @@ ReadCheckpoint(Orchestrator *o)
 	if (RunPlainQuery(&READ_CHECKPOINT) == 0)
 	{
 		/* There is no template yet, or a restore has not brought the row yet. */
-		o->position = MemoryContextStrdup(context, "3:3:");
+		o->position = MemoryContextStrdup(context, NOTHING_READ);
 		return;
 	}
 	o->generation = RowInt64(0, 1);
@@ -367,6 +369,11 @@ SaveCheckpoint(Orchestrator *o)
 	o->dirty = false;
 	o->reconcile = false;
 	o->checkpoint_tid = *(ItemPointer) DatumGetPointer(RowDatum(0, 2, NULL));
+	if (o->rows_since_mark >= ROWS_BETWEEN_MARKS)
+	{
+		LeaveMark(o->position);
+		o->rows_since_mark = 0;
+	}
 	/* Timers that sessions wrote late are found by looking from the start now and then. */
 	if (o->timers_rescan_at <= o->saved_at)
 		o->timers_taken_until = DT_NOBEGIN;

@@ -21,6 +21,7 @@
 #include "commands/trigger.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/guc.h"
 #include "pg/query.h"
@@ -71,6 +72,19 @@ static KeptQuery READ_POSITION = {
 	.nargs = 1,.types = {INT8OID}
 };
 
+/* The same, less what a consumer of events has still to read. */
+static KeptQuery READ_COMMON_POSITION = {
+	.sql =
+	"SELECT format('%s:%s:%s', coalesce(min(r.xact), both.xmax), both.xmax, string_agg(r.xact::text, ',' ORDER BY r.xact))::pg_snapshot"
+	"  FROM (SELECT tasker.position_read_by_consumers() AS consumers) c"
+	" CROSS JOIN LATERAL (SELECT CASE WHEN pg_snapshot_xmax(c.consumers) < pg_snapshot_xmax($1)"
+	"                                 THEN pg_snapshot_xmax(c.consumers) ELSE pg_snapshot_xmax($1) END AS xmax) both"
+	"  LEFT JOIN LATERAL (SELECT x AS xact FROM pg_snapshot_xip(c.consumers) x WHERE x < both.xmax"
+	"                     UNION SELECT x FROM pg_snapshot_xip($1) x WHERE x < both.xmax) r ON true"
+	" WHERE c.consumers IS NOT NULL GROUP BY both.xmax",
+	.nargs = 1,.types = {PG_SNAPSHOTOID}
+};
+
 static KeptQuery LOOK_AHEAD = {
 	.sql =
 	"SELECT t.task_id, (SELECT l.created_at < $2 FROM tasker.task_transition_log l"
@@ -113,7 +127,7 @@ typedef struct Pruning
 {
 	TimestampTz finished_before;
 	Datum		states;			/* text of an array of states */
-	Datum		position;		/* of the orchestrator */
+	Datum		position;		/* what the orchestrator and the consumers of events have read */
 	int64		latest_period;
 	bool		orchestrated;	/* there is a checkpoint */
 	bool		keep_rows;		/* leave transitions of closed periods */
@@ -138,12 +152,16 @@ static bool
 BeginPruning(Pruning *p)
 {
 	Datum		own = Int64GetDatum((int64) GetSystemIdentifier());
+	bool		adopted;
 
 	(void) RunQuery(&READ_POSITION, &own, NULL);
 	p->position = datumCopy(RowDatum(0, 1, NULL), false, -1);
 	p->latest_period = RowInt64(0, 3);
 	p->orchestrated = RowBool(0, 4);
-	return RowBool(0, 2);
+	adopted = RowBool(0, 2);
+	if (SchemaVersion() >= 101 && RunQuery(&READ_COMMON_POSITION, &p->position, NULL) == 1)
+		p->position = datumCopy(RowDatum(0, 1, NULL), false, -1);
+	return adopted;
 }
 
 /*
