@@ -171,7 +171,7 @@ CheckEventPayload(const char *name, Datum payload)
 	if (RunQuery(&CHECK_PAYLOAD, args, NULL) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("event \"%s\" is not in the catalogue", name),
+				 errmsg("custom event \"%s\" is not in the catalogue", name),
 				 errhint("Enter it with tasker.register_event(), or as custom_events of a step template.")));
 	problems = RowText(0, 1);
 	if (problems != NULL)

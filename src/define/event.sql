@@ -129,7 +129,7 @@ BEGIN
 	WHERE e.name = set_event_schema.name
 	RETURNING e.version INTO version;
 	IF version IS NULL THEN
-		RAISE EXCEPTION 'event "%" is not in the catalogue', name
+		RAISE EXCEPTION 'custom event "%" is not in the catalogue', name
 			USING ERRCODE = 'undefined_object', HINT = 'Enter it with tasker.register_event(), or as custom_events of a step template.';
 	END IF;
 	RETURN version;

@@ -205,29 +205,35 @@ static KeptQuery AGE_STEP_LOG = {
 	.nargs = 0
 };
 
-static KeptQuery AGE_PUBLISHED_EVENTS = {
-	.sql =
-	"UPDATE tasker.published_events SET xact_id = '3'"
-	" WHERE xact_id >= pg_snapshot_xmin(pg_current_snapshot()) AND xact_id <> pg_current_xact_id()",
-	.nargs = 0
-};
-
 /*
- * What some consumer of events has not read yet is new here: it becomes this
- * transaction's.  Positions are those of the old server until then.
+ * The same where there may be consumers of events, whose positions are of the
+ * old server, too.  What the k slowest of them have not read yet becomes the
+ * work of transaction 3 + k, which no server gives out (initdb takes some
+ * hundred), and stays unread in their new positions.
  */
-#define KEEP_UNREAD(log) \
-	"UPDATE tasker." log " l SET xact_id = pg_current_xact_id()" \
-	" WHERE EXISTS (SELECT 1 FROM tasker.event_consumers c WHERE NOT pg_visible_in_snapshot(l.xact_id, c.position))"
+#define AGE_LOG(log) \
+	"UPDATE tasker." log " l SET xact_id = (3 + (SELECT count(*) FROM tasker.event_consumers c" \
+	"                                             WHERE NOT pg_visible_in_snapshot(l.xact_id, c.position)))::text::xid8" \
+	" WHERE (l.xact_id >= pg_snapshot_xmin(pg_current_snapshot()) AND l.xact_id <> pg_current_xact_id())" \
+	"    OR (l.xact_id > '3' AND l.xact_id < '1000')" \
+	"    OR EXISTS (SELECT 1 FROM tasker.event_consumers c WHERE NOT pg_visible_in_snapshot(l.xact_id, c.position))"
 
-static KeptQuery KEEP_UNREAD_TASKS = {.sql = KEEP_UNREAD("task_transition_log"),.nargs = 0};
-static KeptQuery KEEP_UNREAD_STEPS = {.sql = KEEP_UNREAD("workflow_step_transition_log"),.nargs = 0};
-static KeptQuery KEEP_UNREAD_EVENTS = {.sql = KEEP_UNREAD("published_events"),.nargs = 0};
+static KeptQuery AGE_TASKS = {.sql = AGE_LOG("task_transition_log"),.nargs = 0};
+static KeptQuery AGE_STEPS = {.sql = AGE_LOG("workflow_step_transition_log"),.nargs = 0};
+static KeptQuery AGE_EVENTS = {.sql = AGE_LOG("published_events"),.nargs = 0};
 
 static KeptQuery RESET_CONSUMERS = {
 	.sql =
-	"UPDATE tasker.event_consumers SET position = $1::pg_snapshot, window_end = NULL,"
-	"       cursor_at = NULL, cursor_place = NULL, cursor_id = NULL, cursor_sort_key = NULL",
+	"UPDATE tasker.event_consumers c"
+	"   SET position = format('%s:%s:%s', 3 + r.rank, pg_snapshot_xmax($1::pg_snapshot),"
+	"         concat_ws(',', r.unread, (SELECT string_agg(x::text, ',' ORDER BY x) FROM pg_snapshot_xip($1::pg_snapshot) x)))::pg_snapshot,"
+	"       window_end = NULL, cursor_at = NULL, cursor_place = NULL, cursor_id = NULL, cursor_sort_key = NULL"
+	"  FROM (SELECT o.name, o.rank, (SELECT string_agg((3 + k)::text, ',' ORDER BY k) FROM generate_series(o.rank, o.consumers) k) AS unread"
+	"          FROM (SELECT s.name, row_number() OVER (ORDER BY pg_snapshot_xmax(s.position),"
+	"                         (SELECT count(*) FROM pg_snapshot_xip(s.position)) DESC, s.name) AS rank,"
+	"                       count(*) OVER () AS consumers"
+	"                  FROM tasker.event_consumers s) o) r"
+	" WHERE c.name = r.name",
 	.nargs = 1,.types = {TEXTOID}
 };
 
@@ -281,16 +287,21 @@ RebuildAccelerators(void)
 	(void) RunQuery(&RESET_CHECKPOINT, args, NULL);
 }
 
-/* Moves the consumers of events over to this server: what one of them has not read yet is read here. */
+/* Ages what transactions of the old server did, for everybody who reads the logs. */
 static void
-KeepUnreadEvents(void)
+AgeLogs(void)
 {
 	Datum		position;
 
-	(void) RunPlainQuery(&KEEP_UNREAD_TASKS);
-	(void) RunPlainQuery(&KEEP_UNREAD_STEPS);
-	(void) RunPlainQuery(&KEEP_UNREAD_EVENTS);
-	(void) RunPlainQuery(&AGE_PUBLISHED_EVENTS);
+	if (SchemaVersion() < 101)
+	{
+		(void) RunPlainQuery(&AGE_TASK_LOG);
+		(void) RunPlainQuery(&AGE_STEP_LOG);
+		return;
+	}
+	(void) RunPlainQuery(&AGE_TASKS);
+	(void) RunPlainQuery(&AGE_STEPS);
+	(void) RunPlainQuery(&AGE_EVENTS);
 	(void) RunPlainQuery(&EMPTY_MARKS);
 	(void) RunPlainQuery(&READ_SNAPSHOT);
 	position = CStringGetTextDatum(PositionOfSnapshot(CurrentMemoryContext, RowText(0, 1)));
@@ -307,10 +318,7 @@ AdoptDatabase(void)
 	/* The triggers that keep the logs insert-only do not fire for a replica. */
 	(void) set_config_option("session_replication_role", "replica",
 							 PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	if (SchemaVersion() >= 101)
-		KeepUnreadEvents();
-	(void) RunPlainQuery(&AGE_TASK_LOG);
-	(void) RunPlainQuery(&AGE_STEP_LOG);
+	AgeLogs();
 	RebuildAccelerators();
 }
 

@@ -24,6 +24,7 @@
 
 #define MAX_CONSUMER_NAME 128
 #define MAX_PATTERNS 100
+#define MAX_CONSUMERS 500
 #define MAX_PATTERN_BYTES 256
 #define MAX_EVENTS_READ 10000
 
@@ -39,6 +40,8 @@ static KeptQuery CREATE_CONSUMER = {
 	" ON CONFLICT (name) DO NOTHING",
 	.nargs = 5,.types = {TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
 };
+
+static KeptQuery COUNT_CONSUMERS = {.sql = "SELECT count(*) FROM tasker.event_consumers",.nargs = 0};
 
 static KeptQuery CHANGE_PATTERNS = {
 	.sql = "UPDATE tasker.event_consumers SET patterns = $2 WHERE name = $1",
@@ -76,6 +79,19 @@ CheckPatterns(const char *consumer, ArrayType *patterns)
 	}
 }
 
+/* Each reads for itself, and adoption of a restored database tells them apart by small numbers. */
+static void
+CheckRoomForConsumer(const char *name)
+{
+	(void) RunPlainQuery(&COUNT_CONSUMERS);
+	if (RowInt64(0, 1) >= MAX_CONSUMERS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("there is no room for consumer \"%s\"", name),
+				 errdetail("There are %d consumers of events already.", MAX_CONSUMERS),
+				 errhint("Drop those that are not used any more; see tasker.stat_event_consumers.")));
+}
+
 static char *
 ConsumerName(FunctionCallInfo fcinfo)
 {
@@ -109,6 +125,7 @@ tasker_create_event_consumer(PG_FUNCTION_ARGS)
 				 errmsg("patterns and from_beginning must not be null")));
 	CheckPatterns(name, PG_GETARG_ARRAYTYPE_P(1));
 	OpenQueryScope(&scope);
+	CheckRoomForConsumer(name);
 	args[1] = PG_GETARG_DATUM(1);
 	args[2] = QueryCallerName();
 	args[3] = CStringGetTextDatum(PG_GETARG_BOOL(2) ? NOTHING_READ :
@@ -150,6 +167,9 @@ static KeptQuery LOCK_CONSUMER = {
 	"  FROM tasker.event_consumers c WHERE c.name = $1 FOR NO KEY UPDATE",
 	.nargs = 1,.types = {TEXTOID}
 };
+
+/* Not the snapshot that the caller's statement began with: it may have waited for the consumer's row since. */
+static KeptQuery READ_SNAPSHOT = {.sql = "SELECT pg_current_snapshot()::text",.nargs = 0};
 
 static KeptQuery NEXT_MARK = {
 	.sql =
@@ -299,8 +319,10 @@ OpenWindow(Reader *reader)
 	Datum		position = CStringGetTextDatum(reader->position);
 	bool		is_last = RunQuery(&NEXT_MARK, &position, NULL) == 0;
 
+	if (is_last)
+		(void) RunPlainQuery(&READ_SNAPSHOT);
 	reader->at_begin = true;
-	reader->window_end = is_last ? PositionOfSnapshot(CurrentMemoryContext, CurrentSnapshotText()) : RowText(0, 1);
+	reader->window_end = is_last ? PositionOfSnapshot(CurrentMemoryContext, RowText(0, 1)) : RowText(0, 1);
 	return is_last;
 }
 

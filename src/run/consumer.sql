@@ -32,7 +32,7 @@ COMMENT ON COLUMN tasker.event_consumers.cursor_at IS 'How far in the window: th
 CREATE FUNCTION tasker.create_event_consumer(name text, patterns text[] DEFAULT '{*}', from_beginning boolean DEFAULT false) RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_create_event_consumer';
 COMMENT ON FUNCTION tasker.create_event_consumer(text, text[], boolean) IS
-'Makes a consumer of the events whose names match one of the patterns (* stands for any characters: step.*, *.failed), from now on or from_beginning of the history. False if it is there already: then only its patterns change. Errors: 22023 bad argument; 22004 null argument.';
+'Makes a consumer of the events whose names match one of the patterns (* stands for any characters: step.*, *.failed), from now on or from_beginning of the history. False if it is there already: then only its patterns change. Errors: 22023 bad argument; 22004 null argument; 54000 there are 500 consumers already.';
 
 CREATE FUNCTION tasker.drop_event_consumer(name text) RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_drop_event_consumer';

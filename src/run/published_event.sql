@@ -18,7 +18,7 @@ CREATE INDEX published_events_by_transaction ON tasker.published_events (xact_id
 COMMENT ON INDEX tasker.published_events_by_transaction IS 'Serves read_events: what is new since a position.';
 CREATE INDEX published_events_of_task ON tasker.published_events (task_id) WHERE task_id IS NOT NULL;
 COMMENT ON INDEX tasker.published_events_of_task IS 'Serves the view events for one task, and retention.';
-CREATE INDEX published_events_by_time ON tasker.published_events USING brin (created_at) WITH (autosummarize = on);
+CREATE INDEX published_events_by_time ON tasker.published_events (created_at);
 COMMENT ON INDEX tasker.published_events_by_time IS 'Serves retention: what is old enough to go.';
 
 CREATE FUNCTION tasker.publish_event(name text, payload jsonb DEFAULT '{}', task_id bigint DEFAULT NULL, step_id bigint DEFAULT NULL) RETURNS bigint

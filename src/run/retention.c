@@ -75,13 +75,13 @@ static KeptQuery READ_POSITION = {
 /* The same, less what a consumer of events has still to read. */
 static KeptQuery READ_COMMON_POSITION = {
 	.sql =
-	"SELECT format('%s:%s:%s', coalesce(min(r.xact), both.xmax), both.xmax, string_agg(r.xact::text, ',' ORDER BY r.xact))::pg_snapshot"
+	"SELECT format('%s:%s:%s', coalesce(min(r.xact), bound.xmax), bound.xmax, string_agg(r.xact::text, ',' ORDER BY r.xact))::pg_snapshot"
 	"  FROM (SELECT tasker.position_read_by_consumers() AS consumers) c"
 	" CROSS JOIN LATERAL (SELECT CASE WHEN pg_snapshot_xmax(c.consumers) < pg_snapshot_xmax($1)"
-	"                                 THEN pg_snapshot_xmax(c.consumers) ELSE pg_snapshot_xmax($1) END AS xmax) both"
-	"  LEFT JOIN LATERAL (SELECT x AS xact FROM pg_snapshot_xip(c.consumers) x WHERE x < both.xmax"
-	"                     UNION SELECT x FROM pg_snapshot_xip($1) x WHERE x < both.xmax) r ON true"
-	" WHERE c.consumers IS NOT NULL GROUP BY both.xmax",
+	"                                 THEN pg_snapshot_xmax(c.consumers) ELSE pg_snapshot_xmax($1) END AS xmax) bound"
+	"  LEFT JOIN LATERAL (SELECT x AS xact FROM pg_snapshot_xip(c.consumers) x WHERE x < bound.xmax"
+	"                     UNION SELECT x FROM pg_snapshot_xip($1) x WHERE x < bound.xmax) r ON true"
+	" WHERE c.consumers IS NOT NULL GROUP BY bound.xmax",
 	.nargs = 1,.types = {PG_SNAPSHOTOID}
 };
 
@@ -263,6 +263,20 @@ static KeptQuery DELETE_ANNOTATIONS = {
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 
+static KeptQuery DELETE_EVENTS_OF_TASKS = {
+	.sql = "DELETE FROM tasker.published_events WHERE task_id = ANY ($1)",
+	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
+/* Custom events go with their task, or by their age. */
+static KeptQuery DELETE_OLD_EVENTS = {
+	.sql =
+	"DELETE FROM tasker.published_events WHERE ctid = ANY (ARRAY("
+	" SELECT e.ctid FROM tasker.published_events e WHERE e.created_at < $1 AND pg_visible_in_snapshot(e.xact_id, $2)"
+	"  ORDER BY e.created_at LIMIT $3))",
+	.nargs = 3,.types = {TIMESTAMPTZOID, PG_SNAPSHOTOID, INT8OID}
+};
+
 static KeptQuery DELETE_STEPS = {
 	.sql = "DELETE FROM tasker.workflow_steps WHERE workflow_step_id = ANY ($1)",
 	.nargs = 1,.types = {INT8ARRAYOID}
@@ -384,6 +398,8 @@ RemoveVictims(const Pruning *p, Victims *v)
 	(void) RunQuery(&DELETE_STEPS, &arg, NULL);
 	arg = Int64Array(v->task_id, v->tasks);
 	(void) RunQuery(&DELETE_ANNOTATIONS, &arg, NULL);
+	if (SchemaVersion() >= 101)
+		(void) RunQuery(&DELETE_EVENTS_OF_TASKS, &arg, NULL);
 	(void) RunQuery(&DELETE_TASKS, &arg, NULL);
 }
 
@@ -469,6 +485,15 @@ FreePartition(TimestampTz finished_before, bool *locked)
 	return RowText(0, 1);
 }
 
+/* Removes custom events that are old enough and read; whether there may be more. */
+static bool
+PruneEvents(const Pruning *p, int max_events)
+{
+	Datum		args[3] = {TimestampTzGetDatum(p->finished_before), p->position, Int64GetDatum(max_events)};
+
+	return SchemaVersion() >= 101 && RunQuery(&DELETE_OLD_EVENTS, args, NULL) == max_events;
+}
+
 UpkeepReport
 RunUpkeep(PruneCursor *cursor, int64 retention_seconds, int max_tasks)
 {
@@ -491,6 +516,7 @@ RunUpkeep(PruneCursor *cursor, int64 retention_seconds, int max_tasks)
 			report.pruned = PruneChunk(&p, &cursor->after, max_tasks, max_tasks * LOOKED_AT_FOR_ONE);
 			report.more = cursor->after != 0;
 		}
+		report.more |= PruneEvents(&p, max_tasks);
 		if (report.more)
 			return report;
 	}
