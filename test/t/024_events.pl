@@ -181,6 +181,15 @@ is($restored->query(q(SELECT count(*) FROM tasker.read_events('late', 10000) WHE
 $restored->quit;
 $target->stop;
 
+# --- the page ---------------------------------------------------------------------------------------------
+
+$node->safe_psql('postgres', 'CREATE DATABASE fresh');
+$node->safe_psql('fresh', 'CREATE EXTENSION tasker');
+my ($page, $problems) = ('', '');
+IPC::Run::run([ $node->installed_command('psql'), '-XAtq', '-d', $node->connstr('fresh'), '-f', 'docs/events.sql' ], '>', \$page, '2>', \$problems);
+is($problems, '', 'docs/events.sql runs');
+is($page, slurp_file('docs/events.md'), 'docs/events.md is what the catalogue says');
+
 $_->quit foreach $executor, $other, $session;
 ends_well($node, ['app'], qr/terminating connection due to administrator command|database system is|connection to client lost|FATAL:  terminating/);
 $node->stop;
