@@ -19,4 +19,11 @@
  */
 extern TimestampTz NextCronTime(const CronExpression *cron, TimestampTz after, pg_tz *zone);
 
+/*
+ * Creates the tasks whose schedules are due, max at most; returns how many, and
+ * in *due_at when the next one is, DT_NOEND where there is none.  Opens query
+ * scopes itself.
+ */
+extern int	StartScheduledTasks(int max, TimestampTz *due_at);
+
 #endif							/* TASKER_SCHEDULE_H */

@@ -181,6 +181,23 @@ is($restored->query(q(SELECT count(*) FROM tasker.read_events('late', 10000) WHE
 $restored->quit;
 $target->stop;
 
+# --- by the clock ---------------------------------------------------------------------------------------------
+
+$session->query(q(SELECT tasker.schedule_task('minutely', '* * * * *', '{"name": "d", "namespace": "t"}')));
+my $runs = q(SELECT count(*) FROM tasker.tasks WHERE identity_key LIKE 'schedule:minutely:%');
+is($session->query($runs), '0', 'a schedule starts nothing before its time');
+foreach my $minutes (1, 2)
+{
+	$node->append_conf('postgresql.conf', "tasker.clock_offset = '${minutes}min'");
+	$node->reload;
+	ok($session->poll($runs, $minutes), 'then the worker creates a task' . ($minutes > 1 ? ', and the next time another' : ''));
+}
+ok($session->poll(q(SELECT due_at > tasker.now() FROM tasker.task_schedules)), 'and sleeps until the next one is due');
+$session->query(q(SELECT tasker.unschedule_task('minutely')));
+ok($executor->drain, 'they run like any other');
+$node->append_conf('postgresql.conf', 'tasker.clock_offset = 0');
+$node->reload;
+
 # --- the page ---------------------------------------------------------------------------------------------
 
 $node->safe_psql('postgres', 'CREATE DATABASE fresh');
