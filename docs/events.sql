@@ -35,6 +35,17 @@ read when they arrive: at most once.
 `event_key` (`step:4711:20`, `task:815:10`, `event:3`) names an event for ever: whoever acts outside of the database can
 use it to notice a repetition.
 
+## Live
+
+    SELECT tasker.subscribe('{task.completed,*.failed}', 'live');   -- once
+    LISTEN live;                                                    -- in any session
+
+From then on the orchestrator notifies the channel after each of its batches, several events in one message, never from the
+transactions of applications: `{"events": [{"event_key": "task:815:40", "name": "task.completed", "task_id": 815,
+"step_id": null}]}`. After a crash it goes on where it was. A notification is a hint: one that nobody heard is gone, and
+anybody who may connect can LISTEN. Whoever must not miss any reads as a consumer and takes the channel for the sign that
+there is something to read; payloads are in `tasker.events`. Without a channel nothing is done.
+
 ## Publishing
 
     SELECT tasker.register_event('order.shipped', 'It left the house');

@@ -128,6 +128,33 @@ SELECT count(*) FROM tasker.read_events('all');
 SELECT tasker.drop_event_consumer('marked'), tasker.drop_event_consumer('marked');
 SELECT tasker.drop_event_consumer(name) FROM tasker.event_consumers;
 
+-- ---------- subscriptions ----------
+
+SELECT tasker.subscribe('{task.*,order.*}', 'regress_tasker_events');
+SELECT tasker.subscribe('{task.completed,order.*}', 'regress_tasker_events');
+SELECT tasker.announce_events();
+SELECT tasker.create_task('eventful', namespace => 'test') AS task \gset
+SELECT test.run_all((SELECT id FROM executor));
+SELECT tasker.publish_event('order.shipped', '{"carrier": "donkey"}', :task) > 0 AS published;
+SELECT tasker.announce_events();
+SELECT tasker.announce_events();
+-- It is read by nobody else.
+SELECT name = channel AS subscription, patterns, events_behind FROM tasker.stat_event_consumers;
+\set VERBOSITY terse
+SELECT * FROM tasker.read_events('regress_tasker_events');
+SELECT tasker.create_event_consumer('regress_tasker_events');
+SELECT tasker.drop_event_consumer('regress_tasker_events');
+SELECT tasker.subscribe('{a}', '');
+SELECT tasker.subscribe('{a}', repeat('x', 64));
+SELECT tasker.subscribe('{}', 'x');
+SELECT tasker.subscribe(NULL, 'x');
+SELECT tasker.create_event_consumer('taken'), tasker.announce_events(0);
+SELECT tasker.create_event_consumer('taken');
+SELECT tasker.subscribe('{a}', 'taken');
+SELECT tasker.unsubscribe('regress_tasker_events'), tasker.unsubscribe('regress_tasker_events'), tasker.unsubscribe('taken');
+SELECT tasker.announce_events();
+SELECT tasker.drop_event_consumer('taken');
+
 -- ---------- what is refused ----------
 
 \set VERBOSITY terse

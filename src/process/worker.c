@@ -26,6 +26,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "process/announcer.h"
 #include "process/timetable.h"
 #include "process/upkeep.h"
 #include "process/worker.h"
@@ -321,7 +322,7 @@ TaskerOrchestratorMain(Datum arg)
 		if (executors_changed)
 			RefreshExecutors(worker.orchestrator);
 		pgstat_report_activity(STATE_RUNNING, "orchestrating");
-		wait = KeepTimetable(KeepUp(Orchestrate()));
+		wait = KeepAnnouncing(KeepTimetable(KeepUp(Orchestrate())));
 		if (wait == 0)
 			continue;
 		pgstat_report_stat(true);

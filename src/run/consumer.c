@@ -13,12 +13,16 @@
 
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
+#include "commands/async.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/position.h"
 #include "pg/query.h"
+#include "pg/wakeup.h"
+#include "run/consumer.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 
@@ -27,6 +31,9 @@
 #define MAX_CONSUMERS 500
 #define MAX_PATTERN_BYTES 256
 #define MAX_EVENTS_READ 10000
+
+/* Bytes of events in one notification, which has less than 8000. */
+#define MAX_ANNOUNCEMENT 7900
 
 /* A position that nothing was found on the way to is saved after that many transactions. */
 #define LAZY_TRANSACTIONS 1000
@@ -44,12 +51,12 @@ static KeptQuery CREATE_CONSUMER = {
 static KeptQuery COUNT_CONSUMERS = {.sql = "SELECT count(*) FROM tasker.event_consumers",.nargs = 0};
 
 static KeptQuery CHANGE_PATTERNS = {
-	.sql = "UPDATE tasker.event_consumers SET patterns = $2 WHERE name = $1",
+	.sql = "UPDATE tasker.event_consumers SET patterns = $2 WHERE name = $1 AND channel IS NULL",
 	.nargs = 2,.types = {TEXTOID, TEXTARRAYOID}
 };
 
 static KeptQuery DROP_CONSUMER = {
-	.sql = "DELETE FROM tasker.event_consumers WHERE name = $1",
+	.sql = "DELETE FROM tasker.event_consumers WHERE name = $1 AND channel IS NULL",
 	.nargs = 1,.types = {TEXTOID}
 };
 
@@ -132,8 +139,11 @@ tasker_create_event_consumer(PG_FUNCTION_ARGS)
 								  PositionOfSnapshot(CurrentMemoryContext, CurrentSnapshotText()));
 	args[4] = TimestampTzGetDatum(TaskerNow());
 	is_new = RunQuery(&CREATE_CONSUMER, args, NULL) == 1;
-	if (!is_new)
-		(void) RunQuery(&CHANGE_PATTERNS, args, NULL);
+	if (!is_new && RunQuery(&CHANGE_PATTERNS, args, NULL) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("\"%s\" is a channel that is subscribed to", name),
+				 errhint("Choose another name.")));
 	CloseQueryScope(&scope);
 	PG_RETURN_BOOL(is_new);
 }
@@ -164,8 +174,8 @@ static KeptQuery IS_ADOPTED = {
 static KeptQuery LOCK_CONSUMER = {
 	.sql =
 	"SELECT c.position::text, c.window_end::text, c.cursor_at, c.cursor_place, c.cursor_id, c.cursor_sort_key, c.patterns"
-	"  FROM tasker.event_consumers c WHERE c.name = $1 FOR NO KEY UPDATE",
-	.nargs = 1,.types = {TEXTOID}
+	"  FROM tasker.event_consumers c WHERE c.name = $1 AND (c.channel IS NOT NULL) = $2 FOR NO KEY UPDATE",
+	.nargs = 2,.types = {TEXTOID, BOOLOID}
 };
 
 /* Not the snapshot that the caller's statement began with: it may have waited for the consumer's row since. */
@@ -196,39 +206,58 @@ static KeptQuery NEXT_MARK = {
 	" WHERE l.xact_id = ANY (ARRAY(SELECT pg_snapshot_xip(w.lower))::xid8[])" \
 	"   AND pg_visible_in_snapshot(l.xact_id, w.upper)"
 
+#define PAGE \
+	"WITH page AS MATERIALIZED (" \
+	"SELECT k.* FROM (SELECT $1::pg_snapshot AS lower, $2::pg_snapshot AS upper) w" \
+	" CROSS JOIN LATERAL (" \
+	"  SELECT 'task' AS category, t.id, t.sort_key," \
+	"         max(t.created_at) OVER (PARTITION BY t.id ORDER BY t.sort_key) AS at," \
+	"         CASE WHEN t.to_state IN ('pending', 'in_progress') THEN 0 ELSE 3 END AS place," \
+	"         tasker.transition_event('task', t.from_state, t.to_state) AS name" \
+	"    FROM (" NEW_ROWS("task_transition_log", "l.task_id AS id, l.sort_key") ") t" \
+	"  UNION ALL" \
+	"  SELECT 'step', s.id, s.sort_key, max(s.created_at) OVER (PARTITION BY s.id ORDER BY s.sort_key), 2," \
+	"         tasker.transition_event('step', s.from_state, s.to_state)" \
+	"    FROM (" NEW_ROWS("workflow_step_transition_log", "l.workflow_step_id AS id, l.sort_key") ") s" \
+	"  UNION ALL" \
+	"  SELECT 'custom', l.event_id, 0, l.created_at, 1, l.name FROM tasker.published_events l" \
+	"   WHERE l.xact_id >= pg_snapshot_xmax(w.lower) AND l.xact_id < pg_snapshot_xmax(w.upper)" \
+	"     AND pg_visible_in_snapshot(l.xact_id, w.upper)" \
+	"  UNION ALL" \
+	"  SELECT 'custom', l.event_id, 0, l.created_at, 1, l.name FROM tasker.published_events l" \
+	"   WHERE l.xact_id = ANY (ARRAY(SELECT pg_snapshot_xip(w.lower))::xid8[])" \
+	"     AND pg_visible_in_snapshot(l.xact_id, w.upper)" \
+	" ) k" \
+	" WHERE (($4::timestamptz) IS NULL OR (k.at, k.place, k.id, k.sort_key) > ($4, $5, $6, $7))" \
+	"   AND k.name LIKE ANY ($3)" \
+	" ORDER BY k.at, k.place, k.id, k.sort_key LIMIT $8) "
+
+#define PAGE_TYPES {TEXTOID, TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, INT4OID, INT8OID, INT4OID, INT8OID}
+
 static KeptQuery READ_PAGE = {
-	.sql =
-	"WITH page AS MATERIALIZED ("
-	"SELECT k.* FROM (SELECT $1::pg_snapshot AS lower, $2::pg_snapshot AS upper) w"
-	" CROSS JOIN LATERAL ("
-	"  SELECT 'task' AS category, t.id, t.sort_key,"
-	"         max(t.created_at) OVER (PARTITION BY t.id ORDER BY t.sort_key) AS at,"
-	"         CASE WHEN t.to_state IN ('pending', 'in_progress') THEN 0 ELSE 3 END AS place,"
-	"         tasker.transition_event('task', t.from_state, t.to_state) AS name"
-	"    FROM (" NEW_ROWS("task_transition_log", "l.task_id AS id, l.sort_key") ") t"
-	"  UNION ALL"
-	"  SELECT 'step', s.id, s.sort_key, max(s.created_at) OVER (PARTITION BY s.id ORDER BY s.sort_key), 2,"
-	"         tasker.transition_event('step', s.from_state, s.to_state)"
-	"    FROM (" NEW_ROWS("workflow_step_transition_log", "l.workflow_step_id AS id, l.sort_key") ") s"
-	"  UNION ALL"
-	"  SELECT 'custom', l.event_id, 0, l.created_at, 1, l.name FROM tasker.published_events l"
-	"   WHERE l.xact_id >= pg_snapshot_xmax(w.lower) AND l.xact_id < pg_snapshot_xmax(w.upper)"
-	"     AND pg_visible_in_snapshot(l.xact_id, w.upper)"
-	"  UNION ALL"
-	"  SELECT 'custom', l.event_id, 0, l.created_at, 1, l.name FROM tasker.published_events l"
-	"   WHERE l.xact_id = ANY (ARRAY(SELECT pg_snapshot_xip(w.lower))::xid8[])"
-	"     AND pg_visible_in_snapshot(l.xact_id, w.upper)"
-	" ) k"
-	" WHERE (($4::timestamptz) IS NULL OR (k.at, k.place, k.id, k.sort_key) > ($4, $5, $6, $7))"
-	"   AND k.name LIKE ANY ($3)"
-	" ORDER BY k.at, k.place, k.id, k.sort_key LIMIT $8)"
-	" SELECT e.event_key, e.name, e.category, e.task_id, e.step_id, e.occurred_at, e.payload,"
-	"        p.at, p.place, p.id, p.sort_key"
-	"   FROM page p"
-	"  CROSS JOIN LATERAL (SELECT * FROM tasker.events v"
-	"     WHERE v.category = p.category AND v.owner_id = p.id AND v.sort_key = p.sort_key LIMIT 1) e"
-	"  ORDER BY p.at, p.place, p.id, p.sort_key",
-	.nargs = 8,.types = {TEXTOID, TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, INT4OID, INT8OID, INT4OID, INT8OID}
+	.sql = PAGE
+	"SELECT p.at, p.place, p.id, p.sort_key, e.event_key, e.name, e.category, e.task_id, e.step_id, e.occurred_at, e.payload"
+	"  FROM page p"
+	" CROSS JOIN LATERAL (SELECT * FROM tasker.events v"
+	"    WHERE v.category = p.category AND v.owner_id = p.id AND v.sort_key = p.sort_key LIMIT 1) e"
+	" ORDER BY p.at, p.place, p.id, p.sort_key",
+	.nargs = 8,.types = PAGE_TYPES
+};
+
+/* What an announcement says of an event. */
+static KeptQuery READ_ANNOUNCEMENTS = {
+	.sql = PAGE
+	"SELECT p.at, p.place, p.id, p.sort_key,"
+	"       jsonb_build_object('event_key', CASE p.category WHEN 'custom' THEN 'event:' || p.id"
+	"                                       ELSE concat_ws(':', p.category, p.id, p.sort_key) END,"
+	"         'name', p.name,"
+	"         'task_id', CASE p.category WHEN 'task' THEN p.id"
+	"                    WHEN 'step' THEN (SELECT s.task_id FROM tasker.workflow_steps s WHERE s.workflow_step_id = p.id)"
+	"                    ELSE (SELECT e.task_id FROM tasker.published_events e WHERE e.event_id = p.id) END,"
+	"         'step_id', CASE p.category WHEN 'step' THEN p.id"
+	"                    WHEN 'custom' THEN (SELECT e.workflow_step_id FROM tasker.published_events e WHERE e.event_id = p.id) END)::text"
+	"  FROM page p ORDER BY p.at, p.place, p.id, p.sort_key",
+	.nargs = 8,.types = PAGE_TYPES
 };
 
 static KeptQuery MOVE_CONSUMER = {
@@ -280,23 +309,22 @@ LikePatterns(ArrayType *patterns)
 	return PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
-/* Locks a consumer's row and reads it; raises 42704. */
-static Reader
-LockReader(const char *name)
+/* Locks the row of a consumer, or of the subscription of a channel, and reads it; false if there is none. */
+static bool
+LockReader(const char *name, bool is_subscription, Reader *reader)
 {
-	Reader		reader = {.name = CStringGetTextDatum(name)};
+	Datum		args[2] = {CStringGetTextDatum(name), BoolGetDatum(is_subscription)};
 
-	if (RunQuery(&LOCK_CONSUMER, &reader.name, NULL) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("consumer \"%s\" does not exist", name),
-				 errhint("Make it with tasker.create_event_consumer().")));
-	reader.position = RowText(0, 1);
-	reader.window_end = RowText(0, 2);
+	if (RunQuery(&LOCK_CONSUMER, args, NULL) == 0)
+		return false;
+	*reader = (Reader)
+	{
+		.name = args[0],.position = RowText(0, 1),.window_end = RowText(0, 2)
+	};
 	for (int i = 0; i < 4; i++)
-		reader.cursor[i] = RowDatum(0, 3 + i, &reader.at_begin);
-	reader.patterns = LikePatterns(DatumGetArrayTypeP(RowDatum(0, 7, NULL)));
-	return reader;
+		reader->cursor[i] = RowDatum(0, 3 + i, &reader->at_begin);
+	reader->patterns = LikePatterns(DatumGetArrayTypeP(RowDatum(0, 7, NULL)));
+	return true;
 }
 
 /* Raises 55000 on a database that comes from another server. */
@@ -337,7 +365,7 @@ CloseWindow(Reader *reader)
 
 /* Reads a page of the window into SPI's rows; returns their number. */
 static uint64
-ReadPage(const Reader *reader, int64 max)
+ReadPage(KeptQuery *page, const Reader *reader, int64 max)
 {
 	Datum		args[8] = {CStringGetTextDatum(reader->position), CStringGetTextDatum(reader->window_end), reader->patterns};
 	char		nulls[9] = "        ";
@@ -348,7 +376,7 @@ ReadPage(const Reader *reader, int64 max)
 		nulls[3 + i] = reader->at_begin ? 'n' : ' ';
 	}
 	args[7] = Int64GetDatum(max);
-	return RunQuery(&READ_PAGE, args, nulls);
+	return RunQuery(page, args, nulls);
 }
 
 /* Writes down how far the reader has come. */
@@ -371,22 +399,58 @@ SaveReader(const Reader *reader, uint64 events)
 	(void) RunQuery(&MOVE_CONSUMER, args, nulls);
 }
 
-/* Appends the page to the result and moves the cursor behind its last event. */
-static void
-TakePage(Reader *reader, uint64 rows, ReturnSetInfo *result)
+/* Does something with the rows of a page, whose first four columns are the cursor. */
+typedef void (*TakePage) (uint64 rows, void *target);
+
+/*
+ * Reads on, max events at most, and writes down how far; returns how many
+ * events there were.
+ */
+static uint64
+ReadOn(Reader *reader, KeptQuery *page, int64 max, TakePage take, void *target)
 {
+	const char *begin = reader->position;
+	uint64		events = 0;
+	bool		is_last = false;
+
+	while (events < max && !(is_last && reader->window_end == NULL))
+	{
+		uint64		rows;
+
+		CHECK_FOR_INTERRUPTS();
+		if (reader->window_end == NULL)
+			is_last = OpenWindow(reader);
+		rows = ReadPage(page, reader, max - events);
+		for (int i = 0; i < 4 && rows > 0; i++)
+			reader->cursor[i] = RowDatum(rows - 1, 1 + i, NULL);
+		reader->at_begin &= rows == 0;
+		if (rows > 0)
+			take(rows, target);
+		events += rows;
+		if (events < max)
+			CloseWindow(reader);
+	}
+	/* Who finds nothing again and again shall not write again and again. */
+	if (events > 0 || PositionXmax(reader->position) - PositionXmax(begin) > LAZY_TRANSACTIONS)
+		SaveReader(reader, events);
+	return events;
+}
+
+/* Appends a page to the result of read_events. */
+static void
+ReturnPage(uint64 rows, void *target)
+{
+	ReturnSetInfo *result = target;
+
 	for (uint64 row = 0; row < rows; row++)
 	{
 		Datum		values[7];
 		bool		nulls[7];
 
 		for (int i = 0; i < 7; i++)
-			values[i] = RowDatum(row, 1 + i, &nulls[i]);
+			values[i] = RowDatum(row, 5 + i, &nulls[i]);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
-	for (int i = 0; i < 4; i++)
-		reader->cursor[i] = RowDatum(rows - 1, 8 + i, NULL);
-	reader->at_begin = false;
 }
 
 PG_FUNCTION_INFO_V1(tasker_read_events);
@@ -396,12 +460,8 @@ tasker_read_events(PG_FUNCTION_ARGS)
 {
 	char	   *name = ConsumerName(fcinfo);
 	int64		max = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	QueryScope	scope;
 	Reader		reader;
-	const char *begin;
-	uint64		events = 0;
-	bool		is_last = false;
 
 	if (max < 1 || max > MAX_EVENTS_READ)
 		ereport(ERROR,
@@ -410,25 +470,174 @@ tasker_read_events(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	OpenQueryScope(&scope);
 	CheckAdopted();
-	reader = LockReader(name);
-	begin = reader.position;
-	while (events < max && !(is_last && reader.window_end == NULL))
-	{
-		uint64		rows;
-
-		CHECK_FOR_INTERRUPTS();
-		if (reader.window_end == NULL)
-			is_last = OpenWindow(&reader);
-		rows = ReadPage(&reader, max - events);
-		if (rows > 0)
-			TakePage(&reader, rows, result);
-		events += rows;
-		if (events < max)
-			CloseWindow(&reader);
-	}
-	/* Who finds nothing again and again shall not write again and again. */
-	if (events > 0 || PositionXmax(reader.position) - PositionXmax(begin) > LAZY_TRANSACTIONS)
-		SaveReader(&reader, events);
+	if (!LockReader(name, false, &reader))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("consumer \"%s\" does not exist", name),
+				 errhint("Make it with tasker.create_event_consumer().")));
+	(void) ReadOn(&reader, &READ_PAGE, max, ReturnPage, fcinfo->resultinfo);
 	CloseQueryScope(&scope);
 	return (Datum) 0;
+}
+
+/* ---------- subscriptions: the orchestrator reads, and notifies ---------- */
+
+static KeptQuery SUBSCRIBE = {
+	.sql =
+	"INSERT INTO tasker.event_consumers (name, channel, patterns, role, position, created_at)"
+	" VALUES ($1, $1, $2, $3, $4::pg_snapshot, $5)"
+	" ON CONFLICT (name) DO UPDATE SET patterns = excluded.patterns WHERE event_consumers.channel IS NOT NULL"
+	" RETURNING xmax = 0",
+	.nargs = 5,.types = {TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
+};
+
+static KeptQuery UNSUBSCRIBE = {
+	.sql = "DELETE FROM tasker.event_consumers WHERE name = $1 AND channel IS NOT NULL",
+	.nargs = 1,.types = {TEXTOID}
+};
+
+static KeptQuery READ_CHANNELS = {
+	.sql = "SELECT c.channel FROM tasker.event_consumers c WHERE c.channel IS NOT NULL ORDER BY c.channel",
+	.nargs = 0
+};
+
+static char *
+ChannelArgument(FunctionCallInfo fcinfo, int number)
+{
+	char	   *channel = PG_ARGISNULL(number) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(number));
+
+	if (*channel == '\0' || strlen(channel) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the name of a channel must have 1 to %d bytes", NAMEDATALEN - 1)));
+	return channel;
+}
+
+PG_FUNCTION_INFO_V1(tasker_subscribe);
+
+Datum
+tasker_subscribe(PG_FUNCTION_ARGS)
+{
+	char	   *channel = ChannelArgument(fcinfo, 1);
+	Datum		args[5] = {CStringGetTextDatum(channel)};
+	QueryScope	scope;
+	bool		is_new;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the patterns of channel \"%s\" must not be null", channel)));
+	CheckPatterns(channel, PG_GETARG_ARRAYTYPE_P(0));
+	OpenQueryScope(&scope);
+	CheckRoomForConsumer(channel);
+	args[1] = PG_GETARG_DATUM(0);
+	args[2] = QueryCallerName();
+	args[3] = CStringGetTextDatum(PositionOfSnapshot(CurrentMemoryContext, CurrentSnapshotText()));
+	args[4] = TimestampTzGetDatum(TaskerNow());
+	if (RunQuery(&SUBSCRIBE, args, NULL) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("channel \"%s\" has the name of a consumer of events", channel),
+				 errhint("Choose another channel.")));
+	is_new = RowBool(0, 1);
+	InvalidateDefinitions();
+	WakeOrchestratorAtCommit();
+	CloseQueryScope(&scope);
+	PG_RETURN_BOOL(is_new);
+}
+
+PG_FUNCTION_INFO_V1(tasker_unsubscribe);
+
+Datum
+tasker_unsubscribe(PG_FUNCTION_ARGS)
+{
+	Datum		channel = CStringGetTextDatum(ChannelArgument(fcinfo, 0));
+	QueryScope	scope;
+	bool		found;
+
+	OpenQueryScope(&scope);
+	found = RunQuery(&UNSUBSCRIBE, &channel, NULL) == 1;
+	InvalidateDefinitions();
+	CloseQueryScope(&scope);
+	PG_RETURN_BOOL(found);
+}
+
+/* The message that is being put together for a channel. */
+typedef struct Announcement
+{
+	const char *channel;
+	StringInfoData events;
+} Announcement;
+
+static void
+SendAnnouncement(Announcement *announcement)
+{
+	if (announcement->events.len > 0)
+		Async_Notify(announcement->channel, psprintf("{\"events\":[%s]}", announcement->events.data));
+	resetStringInfo(&announcement->events);
+}
+
+/* Adds a page to the messages of a channel, as many as fit into each. */
+static void
+AnnouncePage(uint64 rows, void *target)
+{
+	Announcement *announcement = target;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		char	   *event = RowText(row, 5);
+
+		if (announcement->events.len + strlen(event) > MAX_ANNOUNCEMENT)
+			SendAnnouncement(announcement);
+		if (announcement->events.len > 0)
+			appendStringInfoChar(&announcement->events, ',');
+		appendStringInfoString(&announcement->events, event);
+		pfree(event);
+	}
+}
+
+uint64
+AnnounceEvents(int64 max, int *channels)
+{
+	QueryScope	scope;
+	uint64		announced = 0;
+	uint64		n;
+	char	  **names;
+
+	OpenQueryScope(&scope);
+	n = RunPlainQuery(&READ_CHANNELS);
+	names = palloc(sizeof(char *) * Max(n, 1));
+	for (uint64 i = 0; i < n; i++)
+		names[i] = RowText(i, 1);
+	*channels = (int) n;
+	for (uint64 i = 0; i < n; i++)
+	{
+		Announcement announcement = {.channel = names[i]};
+		Reader		reader;
+		uint64		events;
+
+		initStringInfo(&announcement.events);
+		if (!LockReader(names[i], true, &reader))
+			continue;
+		events = ReadOn(&reader, &READ_ANNOUNCEMENTS, max, AnnouncePage, &announcement);
+		announced = Max(announced, events);
+		SendAnnouncement(&announcement);
+	}
+	CloseQueryScope(&scope);
+	return announced;
+}
+
+PG_FUNCTION_INFO_V1(tasker_announce_events);
+
+Datum
+tasker_announce_events(PG_FUNCTION_ARGS)
+{
+	int			max = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT32(0);
+	int			channels;
+
+	if (max < 1 || max > MAX_EVENTS_READ)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max must be between 1 and %d", MAX_EVENTS_READ)));
+	PG_RETURN_INT32((int32) AnnounceEvents(max, &channels));
 }

@@ -181,6 +181,39 @@ is($restored->query(q(SELECT count(*) FROM tasker.read_events('late', 10000) WHE
 $restored->quit;
 $target->stop;
 
+# --- live ---------------------------------------------------------------------------------------------------
+
+my $listener = Tasker::Session->new($node, 'app');
+$listener->query('LISTEN live');
+$session->query(q(SELECT tasker.subscribe('{step.completed,task.*}', 'live')));
+my %heard;
+my $hear = sub {
+	$listener->query('SELECT');
+	foreach my $note (splice @{ $listener->{notes} })
+	{
+		cmp_ok(length $note->{payload}, '<', 8000, 'a notification is no longer than it may be') if length $note->{payload} >= 7000;
+		$heard{ $_->{event_key} }++ foreach @{ Tasker::Session::json()->decode($note->{payload})->{events} };
+	}
+	return keys %heard;
+};
+my $floor = $session->query('SELECT max(task_id) FROM tasker.tasks');
+diamonds($session, 300, name => 'd');
+ok($executor->drain, 'three hundred tasks');
+my $expected = qq(SELECT event_key FROM tasker.events WHERE task_id > $floor AND (name = 'step.completed' OR name LIKE 'task.%') ORDER BY 1);
+ok(Tasker::until_true(sub { $hear->() >= 300 * 7 }), 'a listener hears of them');
+is(join("\n", sort keys %heard), join("\n", sort split /\n/, $session->query($expected)), 'of each event that it wanted to hear of');
+is((scalar grep { $_ > 1 } values %heard), 0, 'once');
+$node->stop('immediate');
+$node->start;
+reconnect();
+$listener = Tasker::Session->new($node, 'app');
+$listener->query('LISTEN live');
+%heard = ();
+$session->query(q(SELECT tasker.cancel_task(tasker.create_task('d', '{}', 't'))));
+ok(Tasker::until_true(sub { $hear->() >= 2 }), 'after a crash it goes on');
+$session->query(q(SELECT tasker.unsubscribe('live')));
+$listener->quit;
+
 # --- by the clock ---------------------------------------------------------------------------------------------
 
 $session->query(q(SELECT tasker.schedule_task('minutely', '* * * * *', '{"name": "d", "namespace": "t"}')));
