@@ -236,10 +236,16 @@ static KeptQuery NEXT_MARK = {
 
 static KeptQuery READ_PAGE = {
 	.sql = PAGE
-	"SELECT p.at, p.place, p.id, p.sort_key, e.event_key, e.name, e.category, e.task_id, e.step_id, e.occurred_at, e.payload"
+	"SELECT p.at, p.place, p.id, p.sort_key, e.payload ->> 'event_key', p.name, p.category,"
+	"       (e.payload ->> 'task_id')::bigint, (e.payload ->> 'step_id')::bigint, (e.payload ->> 'timestamp')::timestamptz, e.payload"
 	"  FROM page p"
-	" CROSS JOIN LATERAL (SELECT * FROM tasker.events v"
-	"    WHERE v.category = p.category AND v.owner_id = p.id AND v.sort_key = p.sort_key LIMIT 1) e"
+	" CROSS JOIN LATERAL (SELECT CASE p.category"
+	"   WHEN 'step' THEN (SELECT tasker.step_event_payload(l) FROM tasker.workflow_step_transition_log l"
+	"                      WHERE l.workflow_step_id = p.id AND l.sort_key = p.sort_key)"
+	"   WHEN 'task' THEN (SELECT tasker.task_event_payload(l) FROM tasker.task_transition_log l"
+	"                      WHERE l.task_id = p.id AND l.sort_key = p.sort_key)"
+	"   ELSE (SELECT tasker.custom_event_payload(l) FROM tasker.published_events l WHERE l.event_id = p.id)"
+	"   END AS payload OFFSET 0) e"
 	" ORDER BY p.at, p.place, p.id, p.sort_key",
 	.nargs = 8,.types = PAGE_TYPES
 };
