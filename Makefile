@@ -9,7 +9,7 @@ INSTALL_SQL = \
 	src/tasker.sql \
 	src/rules/state.sql src/rules/retry.sql src/rules/violation.sql src/rules/graph.sql src/rules/drawing.sql src/rules/yaml_document.sql \
 	src/pg/clock.sql \
-	src/define/template.sql src/define/context_schema.sql src/define/template_graph.sql src/define/event.sql src/define/registry.sql src/define/object_map.sql \
+	src/define/ownership.sql src/define/template.sql src/define/context_schema.sql src/define/template_graph.sql src/define/event.sql src/define/registry.sql src/define/object_map.sql \
 	src/run/task.sql src/run/step.sql src/run/annotation.sql src/run/update.sql src/run/transition.sql src/run/timer.sql src/run/log_mark.sql src/run/published_event.sql src/run/consumer.sql src/run/schedule.sql src/run/reenqueue.sql src/run/history.sql src/run/retention.sql \
 	src/execute/queue.sql src/execute/executor.sql src/execute/claim.sql src/execute/outcome.sql src/execute/sql_handler.sql src/execute/pause.sql src/execute/await.sql \
 	src/orchestrate/orchestrate.sql src/orchestrate/coordinate.sql src/orchestrate/finalize.sql \

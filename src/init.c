@@ -6,6 +6,7 @@
 
 #include "execute/queue.h"
 #include "miscadmin.h"
+#include "pg/arrival.h"
 #include "pg/catalog.h"
 #include "pg/guc.h"
 #include "pg/low_water.h"
@@ -32,6 +33,7 @@ _PG_init(void)
 	InitLowWaterMarks();
 	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)
 	{
+		InitArrival();
 		InitSharedMemory();
 		InitSharedLowWaterMarks();
 		InitLauncher();

@@ -168,7 +168,7 @@ tasker_validate_context(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the context of a task must be a JSON object")));
-	OpenQueryScope(&scope);
+	OpenReadingScope(&scope);
 	RefreshTemplates();
 	template = GetTemplate(text_to_cstring(PG_GETARG_TEXT_PP(2)), text_to_cstring(PG_GETARG_TEXT_PP(0)),
 						   PG_ARGISNULL(3) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(3)));

@@ -26,7 +26,7 @@ ReadConfiguration(const char *namespace_name, const char *name, const char *vers
 	Jsonb	   *configuration;
 	Datum		id;
 
-	OpenQueryScope(&scope);
+	OpenReadingScope(&scope);
 	RefreshTemplates();
 	id = Int32GetDatum(GetTemplate(namespace_name, name, version)->named_task_id);
 	if (RunQuery(&READ_CONFIGURATION, &id, NULL) != 1)

@@ -374,7 +374,8 @@ LookAtTask(int64 task_id)
 	Datum		arg = Int64GetDatum(task_id);
 	TaskerState state;
 
-	BeginLook(&scope);
+	EnsurePortalSnapshotExists();
+	OpenReadingScope(&scope);
 	if (RunQuery(&READ_TASK_STATE, &arg, NULL) == 0)
 		RefuseUnknown("task", task_id);
 	state = StateOfLabel(RowText(0, 1));

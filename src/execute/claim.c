@@ -269,7 +269,7 @@ tasker_my_steps(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("executor_id must not be null")));
 	executor_id = Int64GetDatum(PG_GETARG_INT64(0));
-	OpenQueryScope(&scope);
+	OpenReadingScope(&scope);
 	(void) HandlersOfExecutor(DatumGetInt64(executor_id), false, &n);
 	n = (int) RunQuery(&FIND_STEPS_OF_EXECUTOR, &executor_id, NULL);
 	step_ids = palloc(sizeof(int64) * Max(n, 1));

@@ -8,9 +8,9 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "define/ownership.h"
+#include "execute/executor.h"
 #include "execute/pause.h"
 #include "execute/queue.h"
 #include "miscadmin.h"
@@ -19,6 +19,7 @@
 #include "pg/low_water.h"
 #include "pg/position.h"
 #include "pg/query.h"
+#include "pg/shmem.h"
 #include "pg/waiters.h"
 #include "pg/wakeup.h"
 #include "storage/lock.h"
@@ -76,9 +77,9 @@ static uint64 paused_generation = 0;
 bool
 DispatchIsPaused(void)
 {
-	Datum		arg = Int64GetDatum((int64) GetSystemIdentifier());
+	Datum		arg = Int64GetDatum(HomeIdentifier());
 
-	return RunQuery(&IS_PAUSED, &arg, NULL) > 0;
+	return AwaitsTakeOver() || RunQuery(&IS_PAUSED, &arg, NULL) > 0;
 }
 
 void
@@ -275,8 +276,7 @@ static KeptQuery READ_SNAPSHOT = {.sql = "SELECT pg_current_snapshot()::text",.n
 static void
 RebuildAccelerators(void)
 {
-	Datum		args[3] = {Int64GetDatum((int64) GetSystemIdentifier()),
-	TimestampTzGetDatum(TaskerNow())};
+	Datum		args[3] = {Int64GetDatum(HomeIdentifier()), TimestampTzGetDatum(TaskerNow())};
 
 	(void) RunPlainQuery(&READ_SNAPSHOT);
 	args[2] = CStringGetTextDatum(PositionOfSnapshot(CurrentMemoryContext, RowText(0, 1)));
@@ -308,17 +308,39 @@ AgeLogs(void)
 	(void) RunQuery(&RESET_CONSUMERS, &position, NULL);
 }
 
-/* Makes a restored or cloned database this server's own. */
+/*
+ * Of detached executors those that have said nothing in this server are with
+ * the original, if anywhere.  The others are found gone, or not, as ever.
+ */
+static void
+EndForeignExecutors(void)
+{
+	int			n;
+	int			n_foreign = 0;
+	Executor   *executors = ReadLiveExecutors(&n);
+	int64	   *foreign = palloc(sizeof(int64) * Max(n, 1));
+	TimestampTz seen_at;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (executors[i].detached && Shared != NULL && !LastHeartbeat(executors[i].executor_id, &seen_at))
+			foreign[n_foreign++] = executors[i].executor_id;
+	}
+	EndExecutors(foreign, n_foreign, "lost");
+}
+
+/* Makes a restored or cloned database one that is orchestrated. */
 static void
 AdoptDatabase(void)
 {
 	ereport(NOTICE,
-			(errmsg("this database comes from another server and is adopted now"),
-			 errdetail("Steps that were in progress there count as lost and run again where attempts remain.")));
+			(errmsg("this database was restored or cloned and is adopted now"),
+			 errdetail("Steps that were in progress count as lost and run again where attempts remain.")));
 	/* The triggers that keep the logs insert-only do not fire for a replica. */
 	(void) set_config_option("session_replication_role", "replica",
 							 PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	AgeLogs();
+	EndForeignExecutors();
 	RebuildAccelerators();
 }
 
@@ -374,10 +396,11 @@ SetPause(FunctionCallInfo fcinfo, bool pause)
 	OpenQueryScope(&scope);
 	LockOrchestration();
 	EnsureCheckpoint();
+	TakeOver();
 	if (namespace_name == NULL)
 	{
 		(void) RunQuery(&PAUSE_EVERYTHING, args, NULL);
-		if (!pause && RowInt64(0, 1) != (int64) GetSystemIdentifier())
+		if (!pause && RowInt64(0, 1) != HomeIdentifier())
 			AdoptDatabase();
 	}
 	else

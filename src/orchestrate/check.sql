@@ -216,7 +216,7 @@ BEGIN
 	-- on a restored or cloned database that nobody has adopted.
 	SELECT c.* INTO checkpoint FROM tasker.orchestrator_checkpoint c;
 	IF NOT FOUND OR checkpoint.paused_at IS NOT NULL
-		OR checkpoint.system_identifier <> (SELECT system_identifier FROM pg_control_system()) THEN
+		OR checkpoint.system_identifier <> (SELECT h.identifier FROM tasker.home h) THEN
 		RETURN;
 	END IF;
 

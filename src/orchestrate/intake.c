@@ -10,8 +10,8 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "catalog/pg_type.h"
+#include "define/ownership.h"
 #include "define/policy.h"
 #include "orchestrate/intake.h"
 #include "orchestrate/roster.h"
@@ -78,7 +78,7 @@ static KeptQuery READ_OWN_CHECKPOINT_STATE = {
 static void
 ReadCheckpointState(const Orchestrator *o)
 {
-	Datum		args[2] = {Int64GetDatum((int64) GetSystemIdentifier()), PointerGetDatum(&o->checkpoint_tid)};
+	Datum		args[2] = {Int64GetDatum(HomeIdentifier()), PointerGetDatum(&o->checkpoint_tid)};
 
 	if (!ItemPointerIsValid(&o->checkpoint_tid) || RunQuery(&READ_OWN_CHECKPOINT_STATE, args, NULL) == 0)
 		(void) RunQuery(&READ_CHECKPOINT_STATE, args, NULL);

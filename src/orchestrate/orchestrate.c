@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "define/ownership.h"
 #include "define/policy.h"
 #include "execute/pause.h"
 #include "funcapi.h"
@@ -63,6 +64,7 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 	MemoryContextSwitchTo(scratch);
 	o->last.n = 0;
 
+	TakeOver();
 	RefreshPauses();
 	RefreshPolicies();
 	if (!in_session || !HasWork(o))
@@ -238,7 +240,7 @@ tasker_find_viable_steps(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("task_id must not be null")));
-	OpenQueryScope(&scope);
+	OpenReadingScope(&scope);
 	step_ids = FindViableSteps(PG_GETARG_INT64(0), &n);
 	for (int i = 0; i < n; i++)
 	{

@@ -9,14 +9,16 @@ CREATE TABLE tasker.orchestrator_checkpoint (
 	in_flight_executors bigint[] NOT NULL DEFAULT '{}',
 	reconcile boolean NOT NULL DEFAULT false,
 	paused_at timestamptz,
-	saved_at timestamptz NOT NULL
+	saved_at timestamptz NOT NULL,
+	taken_over_at timestamptz
 );
 COMMENT ON TABLE tasker.orchestrator_checkpoint IS
 'How far the orchestrator has read the logs and which steps were with which executor then, both from one snapshot; saved about once a second. After a crash the log is replayed from here. The row is made at the first use: a dump carries it, and the script must not collide with it.';
-COMMENT ON COLUMN tasker.orchestrator_checkpoint.system_identifier IS 'The server that the position belongs to. On any other (a restore, a clone) nothing is dispatched until tasker.resume().';
+COMMENT ON COLUMN tasker.orchestrator_checkpoint.system_identifier IS 'The database that the position belongs to, as tasker.home names it. In any other (a restore, a clone) nothing is dispatched until tasker.resume(); in none, 0, that comes from a physical backup.';
 COMMENT ON COLUMN tasker.orchestrator_checkpoint.generation IS 'Grows with each save: who remembers another one must read the row again.';
 COMMENT ON COLUMN tasker.orchestrator_checkpoint.reconcile IS 'The next batch looks at every open task instead of only at what the log got since.';
 COMMENT ON COLUMN tasker.orchestrator_checkpoint.paused_at IS 'Since when everything is paused; NULL while it runs.';
+COMMENT ON COLUMN tasker.orchestrator_checkpoint.taken_over_at IS 'When the server was started that has taken the database over, by promotion or from a physical backup; NULL where none has.';
 
 CREATE FUNCTION tasker.orchestrate(task_id bigint DEFAULT NULL) RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_orchestrate';

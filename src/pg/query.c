@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "jit/jit.h"
@@ -111,8 +112,32 @@ InitQueries(void)
 	RegisterSubXactCallback(UnpinAtSubtransactionAbort, NULL);
 }
 
+/* At the door, whatever the function would have come to: some would find nothing to write. */
+static void
+RefuseReadOnly(void)
+{
+	if (!XactReadOnly)
+		return;
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("tasker changes nothing on a standby"),
+				 errhint("Call the function on the primary server.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+			 errmsg("tasker changes nothing in a read-only transaction"),
+			 errhint("Begin the transaction READ WRITE.")));
+}
+
 void
 OpenQueryScope(QueryScope *scope)
+{
+	RefuseReadOnly();
+	OpenReadingScope(scope);
+}
+
+void
+OpenReadingScope(QueryScope *scope)
 {
 	Oid			owner = ExtensionOwner();
 

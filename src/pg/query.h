@@ -37,8 +37,14 @@ typedef struct QueryScope
 	MemoryContext context;		/* where results that outlive the scope go */
 } QueryScope;
 
-/* Opens a scope.  The caller must be in a transaction; scopes do not nest. */
+/*
+ * Opens a scope.  The caller must be in a transaction; scopes do not nest.
+ * Raises 25006 on a standby and in a read-only transaction.
+ */
 extern void OpenQueryScope(QueryScope *scope);
+
+/* The same for functions that only look, which a standby answers, too. */
+extern void OpenReadingScope(QueryScope *scope);
 
 /*
  * Closes the scope and frees what was allocated in it, query results

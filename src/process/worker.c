@@ -14,10 +14,12 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "define/ownership.h"
 #include "execute/pause.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "orchestrate/orchestrate.h"
+#include "pg/arrival.h"
 #include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/guc.h"
@@ -159,6 +161,28 @@ IsAskedToStop(bool *executors_changed)
 
 /* ---------- batches ---------- */
 
+/* What came with the server belongs to somebody, also where nobody orchestrates. */
+static void
+TakeOverDatabase(void)
+{
+	QueryScope	scope;
+	TimestampTz arrived_at;
+
+	if (ServerArrival(&arrived_at) == ARRIVAL_NONE)
+		return;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!RecoveryInProgress() && ExtensionInstalled() && TryLockOrchestration())
+	{
+		OpenQueryScope(&scope);
+		TakeOver();
+		CloseQueryScope(&scope);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
 /* Whether this database wants an orchestrator at all. */
 static bool
 IsWanted(void)
@@ -291,13 +315,14 @@ TaskerOrchestratorMain(Datum arg)
 	if (Shared == NULL || !EnterSlot(DatumGetObjectId(arg)))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(worker.database, InvalidOid, 0);
-	if (!IsWanted())
-		proc_exit(0);
 	SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	TakeOverDatabase();
+	if (!IsWanted())
+		proc_exit(0);
 	wait_event = WaitEventExtensionNew("TaskerOrchestratorMain");
 	worker.batch_size = tasker_batch_size;
 	worker.orchestrator = OpenOrchestrator(TopMemoryContext);

@@ -9,7 +9,7 @@ COMMENT ON FUNCTION tasker.orchestrator_status() IS
 CREATE VIEW tasker.stat_orchestrator AS
 SELECT s.status, s.pid, s.started_at, s.last_batch_at, s.batches, s.log_rows, s.claims, s.notifications,
 	s.errors, s.last_error, c.position, c.saved_at AS checkpoint_at,
-	CASE WHEN c.system_identifier <> (SELECT system_identifier FROM pg_control_system()) THEN 'restored'
+	CASE WHEN c.system_identifier <> (SELECT h.identifier FROM tasker.home h) THEN 'restored'
 		WHEN c.paused_at IS NOT NULL THEN 'paused' END AS holds_dispatch
 FROM tasker.orchestrator_status() s
 LEFT JOIN tasker.orchestrator_checkpoint c ON true;

@@ -11,9 +11,9 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
+#include "define/ownership.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -337,7 +337,7 @@ LockReader(const char *name, bool is_subscription, Reader *reader)
 static void
 CheckAdopted(void)
 {
-	Datum		system = Int64GetDatum((int64) GetSystemIdentifier());
+	Datum		system = Int64GetDatum(HomeIdentifier());
 
 	if (RunQuery(&IS_ADOPTED, &system, NULL) == 1 && !RowBool(0, 1))
 		ereport(ERROR,

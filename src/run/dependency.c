@@ -137,7 +137,7 @@ ReturnSurroundings(FunctionCallInfo fcinfo, Direction direction)
 	Datum		values[3];
 
 	InitMaterializedSRF(fcinfo, 0);
-	OpenQueryScope(&scope);
+	OpenReadingScope(&scope);
 	center = ReadCenter(fcinfo);
 	found = Surround(center, direction);
 	values[0] = center.task_id;
@@ -164,7 +164,7 @@ ReturnSiblings(FunctionCallInfo fcinfo)
 	Datum		values[2];
 
 	InitMaterializedSRF(fcinfo, 0);
-	OpenQueryScope(&scope);
+	OpenReadingScope(&scope);
 	center = ReadCenter(fcinfo);
 	step = GetStepTemplate(center.named_task_id, center.named_step_id);
 	if (step->n_parents > 0)

@@ -9,7 +9,7 @@ WITH leaf AS (
 	JOIN pg_class c ON c.oid = i.inhrelid
 	CROSS JOIN LATERAL (SELECT substring(c.relname FROM '_p(\d+)$')::bigint) p (period)
 ), checkpoint AS (
-	SELECT c.position, c.system_identifier = (SELECT system_identifier FROM pg_control_system()) AS owned
+	SELECT c.position, c.system_identifier = (SELECT h.identifier FROM tasker.home h) AS owned
 	FROM tasker.orchestrator_checkpoint c
 ), reader AS (
 	SELECT r.name, pg_snapshot_xmax(r.position) AS next_xact, ARRAY(SELECT pg_snapshot_xip(r.position)) AS running

@@ -16,9 +16,9 @@
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "define/ownership.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "pg/catalog.h"
@@ -145,13 +145,13 @@ typedef struct Victims
 } Victims;
 
 /*
- * False on a database that comes from another server and is not adopted:
+ * False on a database that was restored or cloned and is not adopted:
  * nothing is removed there.
  */
 static bool
 BeginPruning(Pruning *p)
 {
-	Datum		own = Int64GetDatum((int64) GetSystemIdentifier());
+	Datum		own = Int64GetDatum(HomeIdentifier());
 	bool		adopted;
 
 	(void) RunQuery(&READ_POSITION, &own, NULL);
@@ -578,7 +578,7 @@ tasker_prune_tasks(PG_FUNCTION_ARGS)
 	if (!BeginPruning(&p))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this database comes from another server and is not adopted yet"),
+				 errmsg("this database was restored or cloned and is not adopted yet"),
 				 errhint("Call tasker.resume() first.")));
 	pruned = PruneMany(&p, max_tasks, &more);
 	CloseQueryScope(&scope);

@@ -10,7 +10,7 @@ use Tasker;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-my $node = tasker_node('main', streaming => 1);
+my $node = tasker_node('main');
 my $admin = Tasker::Session->new($node, 'postgres');
 
 # How many orchestrators have come up in all, and who is there now.
@@ -297,51 +297,8 @@ ok($second->poll($running), 'and its orchestrator comes back');
 $second->quit;
 $dropping->quit;
 
-# --- standby --------------------------------------------------------------------------------------------
-
-# At the promotion some steps are with an executor of the old server, others wait.
-ok($executor->drain_but('nobody'), 'the work of before is done');
-$executor->quit;
-$executor = Tasker::Executor->new($node, 'app', capacity => 6);
-diamonds($session, 20);
-$executor->expect(6);
-$node->backup('standby');
-my $standby = PostgreSQL::Test::Cluster->new('standby');
-$standby->init_from_backup($node, 'standby', has_streaming => 1);
-$standby->start;
-my ($last) = diamonds($session, 1, context => q('{"made": "after the backup"}'::jsonb));
-$node->wait_for_catchup($standby);
-my $there = Tasker::Session->new($standby, 'app');
-is($there->query(q(SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'tasker%')), '0', 'a standby has no process of tasker');
-is($there->query("SELECT context->>'made' FROM tasker.tasks WHERE task_id = $last"), 'after the backup', 'it follows');
-is($there->query('SELECT * FROM tasker.check()'), '', 'check() runs there');
-foreach my $view (qw(step_readiness_statuses task_execution_contexts step_dag_relationships task_transitions
-	workflow_step_transitions stat_executors allowed_transitions))
-{
-	is($there->query("SELECT count(*) FROM tasker.$view"), $session->query("SELECT count(*) FROM tasker.$view"), "$view answers there");
-}
-is($there->query('SELECT status, pid IS NULL FROM tasker.stat_orchestrator'), 'off|t', 'stat_orchestrator says that none runs');
-is(scalar(split /\n/, $there->query("SELECT * FROM tasker.my_steps($executor->{id})")), 6, 'my_steps() answers there');
-foreach my $call ("create_task('diamond', namespace => 't')", 'orchestrate()', "claim_steps($executor->{id}, 1)",
-	"register_executor('x', '{H}')", "cancel_task($last)", 'pause()', 'rebuild_accelerators()')
-{
-	my (undef, $error) = $there->try("\\set VERBOSITY sqlstate\nSELECT tasker.$call\n;\n\\set VERBOSITY default");
-
-	like($error, qr/ERROR:  25006/, "tasker.$call is refused there");
-}
-$executor->quit;
-$detached->quit;
-$session->quit;
-$admin->quit;
+ok($executor->drain_but('nobody'), 'all work is done');
+$_->quit foreach $executor, $detached, $session, $admin;
 ends_well($node, [qw(app second)], qr/being accessed by other users/);
-$node->stop;
-$standby->promote;
-ok($there->poll($running), 'promotion brings the orchestrator');
-$executor = Tasker::Executor->new($standby, 'app', capacity => 6);
-ok($executor->drain_but('nobody'), 'and work goes on to its end');
-is($there->query("SELECT tasker.task_state($last)"), 'complete', 'the last task included');
-$executor->quit;
-$there->quit;
-ends_well($standby, ['app'], qr/ walreceiver FATAL|read-only transaction|during recovery/);
 
 done_testing();

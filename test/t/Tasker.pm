@@ -30,7 +30,7 @@ sub tasker_node
 	my ($name, %options) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
-	$node->init(allows_streaming => $options{streaming} ? 1 : 0, extra => [ '-E', 'UTF8', '--no-locale' ]);
+	$node->init(allows_streaming => $options{streaming} ? 1 : 0, has_archiving => $options{archiving} ? 1 : 0, extra => [ '-E', 'UTF8', '--no-locale' ]);
 	$node->append_conf('postgresql.conf', <<'CONF' . ($options{conf} // ''));
 shared_preload_libraries = 'tasker'
 max_worker_processes = 16
@@ -180,7 +180,7 @@ sub finished
 
 	$self->{psql}->pump_nb if $self->{psql}->pumpable;
 	return 1 unless $self->{psql}->pumpable;
-	return $self->{out} =~ /^done $self->{count}$/m && $self->{err} =~ /^done $self->{count}$/m;
+	return $self->{out} =~ /^done $self->{count}\n/m && $self->{err} =~ /^done $self->{count}\n/m;
 }
 
 # Waits for the end of what was sent. Returns output and errors; none of
