@@ -33,6 +33,9 @@ SELECT * FROM test.history(:task);
 SELECT arguments, pg_temp.outcome(format('SELECT tasker.annotate_task(%s) > 0', replace(arguments, 'T', :'task')))
 FROM (VALUES ($$-1, 'x', '{}'$$), ($$NULL, 'x', '{}'$$), ($$T, NULL, '{}'$$), ($$T, 'x', NULL$$), ($$T, '', '{}'$$), ($$T, 'x', '[]'$$), ($$T, 'x', '"x"'$$), ($$T, 'x', 'null'$$)) v (arguments);
 SELECT length, left(pg_temp.outcome(format('SELECT tasker.annotate_task(%s, repeat(''é'', %s), ''{}'') > 0', :'task', length)), 5) FROM unnest(ARRAY[64, 65]) length;
+-- What is noted has an end; just below it, it is kept.
+SELECT size, left(pg_temp.outcome(format('SELECT tasker.annotate_task(%s, ''annotation note'', jsonb_build_object(''a'', repeat(''x'', %s))) > 0', :'task', size)), 200) FROM unnest(ARRAY[1048000, 1048577]) size;
+SELECT length, left(pg_temp.outcome(format('SELECT tasker.annotate_task(%s, ''annotation note'', ''{}'', repeat(''é'', %s)) > 0', :'task', length)), 5) FROM unnest(ARRAY[10001]) length;
 SELECT count(*) AS types FROM tasker.annotation_types WHERE name = 'x';
 
 -- ---------- removing ----------

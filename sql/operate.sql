@@ -278,6 +278,14 @@ FROM unnest('{pause,resume}'::text[]) WITH ORDINALITY u(f, n),
 	unnest(ARRAY['(''nowhere'')', '(''test'', ''nothing'')', '(''test'', ''operate versions'', ''9.9.9'')', '(task_name => ''operate'')',
 		'(version => ''1.0.0'')', '(''test'', version => ''1.0.0'')', '('''')']) WITH ORDINALITY w(a, m) ORDER BY n, m;
 
+-- what an operator has settled of a task in error follows also where accelerators are rebuilt before anybody has read of it
+SELECT pg_temp.make('error', true) AS retried \gset
+SELECT pg_temp.make('error', true) AS resolved \gset
+SELECT tasker.retry_step(test.step(:retried, 'a')), tasker.resolve_step(test.step(:resolved, 'a'));
+SELECT tasker.rebuild_accelerators();
+SELECT tasker.orchestrate() > 0 AS revived;
+SELECT tasker.task_state(:retried) AS retried, tasker.task_state(:resolved) AS resolved, pg_temp.claim_all() AS ready;
+
 -- leave nothing open behind
 SELECT count(tasker.cancel_task(task_id)) >= 0 AS cleared FROM tasker.tasks JOIN tasker.named_tasks n USING (named_task_id)
 WHERE n.name LIKE 'operate%' AND tasks.state IN ('pending', 'in_progress');

@@ -266,10 +266,10 @@ SELECT tasker.step_state(:step);
 
 ---- large and odd values ----
 SELECT pg_temp.claimed(:executor) AS step \gset
--- the log keeps the beginning of a long message, the results keep all of it; no character is cut in two
+-- of a long error the results keep 64 kB, the log less, and both say so; no character is cut in two
 SELECT tasker.fail_step(:step, 10, repeat('é', 500000), repeat('C', 1000));
-SELECT length(results ->> 'error') AS in_results, length(results ->> 'error_class') AS class FROM tasker.workflow_steps WHERE workflow_step_id = :step;
-SELECT length(metadata ->> 'error_message') AS in_log, metadata ->> 'error_message' = repeat('é', 500) AS whole_characters
+SELECT octet_length(results ->> 'error') AS in_results, right(results ->> 'error', 22) AS mark, octet_length(results ->> 'error_class') AS class, right(results ->> 'error_class', 18) AS class_mark FROM tasker.workflow_steps WHERE workflow_step_id = :step;
+SELECT octet_length(metadata ->> 'error_message') AS in_log, metadata ->> 'error_message' = repeat('é', 490) || ' ... (1000000 bytes)' AS whole_characters
 FROM tasker.workflow_step_transitions WHERE workflow_step_id = :step AND to_state = 'error';
 SELECT pg_temp.claimed(:executor) AS one, pg_temp.claimed(:executor) AS two, pg_temp.claimed(:executor) AS three, pg_temp.claimed(:executor) AS four \gset
 SELECT tasker.complete_step(:one, 10, ('{"large": "' || repeat('x', 10000000) || '"}')::jsonb);

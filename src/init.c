@@ -8,8 +8,10 @@
 #include "miscadmin.h"
 #include "pg/arrival.h"
 #include "pg/catalog.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
 #include "pg/low_water.h"
+#include "pg/measure.h"
 #include "pg/query.h"
 #include "pg/shmem.h"
 #include "pg/waiters.h"
@@ -24,10 +26,12 @@ void		_PG_init(void);
 void
 _PG_init(void)
 {
+	InitFaults();
 	InitSettings();
 	InitCatalog();
 	InitQueries();
 	InitQueue();
+	InitMeasures();
 	InitWakeup();
 	InitWaiters();
 	InitLowWaterMarks();
@@ -36,6 +40,7 @@ _PG_init(void)
 		InitArrival();
 		InitSharedMemory();
 		InitSharedLowWaterMarks();
+		InitSharedMeasures();
 		InitLauncher();
 	}
 }

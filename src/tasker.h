@@ -17,7 +17,8 @@
  *
  * Lock order, for whoever takes more than one: the orchestrator's advisory
  * lock, then a task row, then its step rows by id.  Sessions that report the
- * outcome of steps take step rows only, by id.
+ * outcome of steps take step rows only, by id.  Who cannot keep to it does not
+ * wait.  docs/concurrency.md says it of everyone.
  *
  * Files include only what lies below them: pg and rules stand on nothing of
  * ours; then define, run, execute, orchestrate, process; init.c is on top.

@@ -13,6 +13,7 @@
 #include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/query.h"
+#include "pg/table.h"
 #include "rules/version.h"
 #include "rules/yaml_document.h"
 #include "utils/builtins.h"
@@ -295,10 +296,31 @@ static KeptQuery LOCK_NAMED_TASK = {
 	.nargs = 4,.types = {TEXTOID, TEXTOID, TEXTOID, JSONBOID}
 };
 
-static KeptQuery HAS_TASKS = {
-	.sql = "SELECT EXISTS (SELECT 1 FROM tasker.tasks WHERE named_task_id = $1)",
-	.nargs = 1,.types = {INT4OID}
+static const TableShape TASKS_OF_TEMPLATE = {
+	.name = "tasks",.n_columns = 1,
+	.columns = {"named_task_id"}
 };
+
+/*
+ * Whether a version has tasks as of this moment, in any isolation level: those
+ * who create some have committed, for its row is locked.
+ */
+static bool
+HasTasks(int32 named_task_id)
+{
+	static const int key[] = {0};
+	Datum		id = Int32GetDatum(named_task_id);
+	Lookup	   *tasks;
+	bool		found;
+
+	BeginAccess();
+	tasks = BeginLatestLookup(OpenTable(&TASKS_OF_TEMPLATE), 1, key);
+	LookFor(tasks, 1, &id);
+	found = NextRow(tasks) != NULL;
+	EndLookup(tasks);
+	EndAccess();
+	return found;
+}
 
 static KeptQuery REPLACE_NAMED_TASK = {
 	.sql =
@@ -444,8 +466,7 @@ WriteNamedTask(const TemplateDocument *document, Jsonb *configuration, int32 *na
 		return false;
 
 	replace_args[0] = Int32GetDatum(*named_task_id);
-	(void) RunQuery(&HAS_TASKS, replace_args, NULL);
-	if (RowBool(0, 1))
+	if (HasTasks(*named_task_id))
 		ereport(ERROR,
 				(errcode(ERRCODE_TASKER_TEMPLATE_IN_USE),
 				 errmsg("template \"%s\" has tasks and cannot be changed", document->full_name),

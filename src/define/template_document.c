@@ -12,6 +12,7 @@
 #include "define/event.h"
 #include "define/template_document.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "pg/guc.h"
 #include "rules/document.h"
 #include "rules/version.h"
@@ -19,6 +20,8 @@
 #include "utils/hsearch.h"
 
 #define MAX_STEPS 100000
+#define MAX_EDGES 1000000
+#define MAX_ENVIRONMENTS 100
 
 /* Custom events of one step. */
 #define MAX_EVENTS 1000
@@ -191,6 +194,8 @@ AddEdge(DocumentReader *reader, TemplateDocument *document, HTAB *by_name, int *
 	if (last_dependent[entry->index] == dependent)
 		return;
 	last_dependent[entry->index] = dependent;
+	if (document->edge_count == MAX_EDGES)
+		ComplainOf(reader, psprintf("it has more than %d dependencies", MAX_EDGES));
 	if (document->edge_count == *room)
 	{
 		*room *= 2;
@@ -236,6 +241,7 @@ CheckNamedSteps(DocumentReader *reader, TemplateDocument *document, JsonbContain
 	{
 		JsonbValue	name = {.type = jbvString};
 
+		CHECK_FOR_INTERRUPTS();
 		name.val.string.val = document->steps[i].name;
 		name.val.string.len = strlen(document->steps[i].name);
 		if (findJsonbValueFromContainer(named_steps->val.binary.data, JB_FARRAY, &name) == NULL)
@@ -315,6 +321,7 @@ ReadTemplateDocument(Jsonb *jsonb)
 {
 	TemplateDocument *base = ReadMerged(jsonb, NULL);
 	TemplateDocument *in_force = base;
+	DocumentReader whole = {.subject = SubjectOf(base->full_name, NULL)};
 	JsonbValue *environments = Member(&jsonb->root, "environments");
 	JsonbIterator *iterator;
 	JsonbValue	key;
@@ -322,6 +329,8 @@ ReadTemplateDocument(Jsonb *jsonb)
 
 	if (environments == NULL)
 		return base;
+	if (JsonContainerSize(environments->val.binary.data) > MAX_ENVIRONMENTS)
+		ComplainOf(&whole, psprintf("it has more than %d environments", MAX_ENVIRONMENTS));
 	iterator = JsonbIteratorInit(environments->val.binary.data);
 	(void) JsonbIteratorNext(&iterator, &key, true);
 	while (JsonbIteratorNext(&iterator, &key, true) == WJB_KEY)

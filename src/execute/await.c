@@ -17,9 +17,12 @@
 #include "execute/queue.h"
 #include "funcapi.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "pg/shmem.h"
+#include "pg/wait.h"
 #include "pg/waiters.h"
+#include "rules/document.h"
 #include "run/transition.h"
 #include "tcop/pquery.h"
 #include "utils/builtins.h"
@@ -27,7 +30,6 @@
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
-#include "utils/wait_event.h"
 
 #define MAX_AWAITED 10000
 
@@ -167,10 +169,13 @@ AppendClaimedSteps(StringInfo json, const ClaimedStep *steps, int n)
 		}
 		for (int i = 0; i < lengthof(objects); i++)
 		{
-			Jsonb	   *jsonb = DatumGetJsonbP(objects[i]);
+			Jsonb	   *jsonb = objects[i] != 0 ? DatumGetJsonbP(objects[i]) : NULL;
 
 			appendStringInfo(json, ",\"%s\":", object_names[i]);
-			(void) JsonbToCString(json, &jsonb->root, VARSIZE(jsonb));
+			if (jsonb != NULL)
+				(void) JsonbToCString(json, &jsonb->root, VARSIZE(jsonb));
+			else
+				appendStringInfoString(json, "null");
 		}
 		appendStringInfoChar(json, '}');
 	}
@@ -201,9 +206,10 @@ ClaimTaken(StepWait *w, ReadyStep *ready, int n)
 		executors[i] = w->executor_id;
 	}
 	steps = ClaimSteps(step_ids, executors, n, &claimed);
+	FAULT_POINT("await-claimed");
 	for (int i = 0; i < claimed; i++)
 		step_ids[i] = steps[i].step_id;
-	AppendClaimedSteps(&w->json, ReadClaimedSteps(step_ids, claimed), claimed);
+	AppendClaimedSteps(&w->json, ReadClaimedSteps(step_ids, claimed, MAX_CONTENT_BYTES), claimed);
 	w->claimed += claimed;
 }
 
@@ -336,7 +342,6 @@ PG_FUNCTION_INFO_V1(tasker_await_steps);
 Datum
 tasker_await_steps(PG_FUNCTION_ARGS)
 {
-	static uint32 wait_event = 0;
 	StepWait	w = {0};
 
 	RequireOwnTransactions(fcinfo, "await_steps");
@@ -349,11 +354,9 @@ tasker_await_steps(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the number of steps to claim must be between 1 and %d, not %d", MAX_AWAITED, w.max)));
-	if (wait_event == 0)
-		wait_event = WaitEventExtensionNew("TaskerAwaitSteps");
 	initStringInfo(&w.json);
 	appendStringInfoChar(&w.json, '[');
-	w.wait = BeginWait(fcinfo, 2, wait_event);
+	w.wait = BeginWait(fcinfo, 2, WaitEventOf(WAIT_AWAIT_STEPS));
 	AwaitSteps(&w);
 	appendStringInfoChar(&w.json, ']');
 	PG_RETURN_DATUM(EndWait(fcinfo, w.json.data));
@@ -410,7 +413,6 @@ PG_FUNCTION_INFO_V1(tasker_await_task);
 Datum
 tasker_await_task(PG_FUNCTION_ARGS)
 {
-	static uint32 wait_event = 0;
 	Wait		wait;
 	TaskerState state;
 
@@ -418,9 +420,7 @@ tasker_await_task(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("task_id must not be null")));
-	if (wait_event == 0)
-		wait_event = WaitEventExtensionNew("TaskerAwaitTask");
-	wait = BeginWait(fcinfo, 1, wait_event);
+	wait = BeginWait(fcinfo, 1, WaitEventOf(WAIT_AWAIT_TASK));
 	state = AwaitTask(&wait, PG_GETARG_INT64(0));
 	PG_RETURN_DATUM(EndWait(fcinfo, EndsTask(state) ? StateLabel(state) : NULL));
 }

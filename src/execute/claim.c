@@ -13,9 +13,11 @@
 #include "execute/queue.h"
 #include "funcapi.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "pg/shmem.h"
 #include "pg/wakeup.h"
+#include "rules/document.h"
 #include "run/row.h"
 #include "run/transition.h"
 #include "utils/builtins.h"
@@ -62,7 +64,7 @@ static void
 ReturnClaimedSteps(FunctionCallInfo fcinfo, const int64 *step_ids, int n)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	ClaimedStep *steps = ReadClaimedSteps(step_ids, n);
+	ClaimedStep *steps = ReadClaimedSteps(step_ids, n, MAX_CONTENT_BYTES);
 
 	for (int i = 0; i < n; i++)
 		tuplestore_puttuple(result->setResult, FormClaimedStep(result->setDesc, &steps[i]));
@@ -211,7 +213,6 @@ tasker_claim_steps(PG_FUNCTION_ARGS)
 	ReadyStep  *ready;
 	int			taken = 0;
 	int			claimed = 0;
-	int			claimed_now;
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	if (PG_ARGISNULL(0))
@@ -227,8 +228,12 @@ tasker_claim_steps(PG_FUNCTION_ARGS)
 	handlers = HandlersOfExecutor(executor_id, true, &n_handlers);
 	if (!DispatchIsPaused())
 	{
-		/* Some of what waits may have been settled meanwhile: then there is room for more. */
-		while (claimed < max && (ready = TakeSteps(handlers, n_handlers, max - claimed, &taken), taken > 0))
+		/*
+		 * Where all of it has been settled meanwhile, take others.  But not
+		 * once a step is claimed: the next ones may have lower ids, and who
+		 * holds those may wait for ours.
+		 */
+		while (claimed == 0 && (ready = TakeSteps(handlers, n_handlers, max, &taken), taken > 0))
 		{
 			int64	   *step_ids = palloc(sizeof(int64) * taken);
 			int64	   *executors = palloc(sizeof(int64) * taken);
@@ -240,11 +245,11 @@ tasker_claim_steps(PG_FUNCTION_ARGS)
 				executors[i] = executor_id;
 			}
 			qsort(step_ids, taken, sizeof(int64), CompareIds);
-			steps = ClaimSteps(step_ids, executors, taken, &claimed_now);
-			for (int i = 0; i < claimed_now; i++)
+			steps = ClaimSteps(step_ids, executors, taken, &claimed);
+			FAULT_POINT("claimed");
+			for (int i = 0; i < claimed; i++)
 				step_ids[i] = steps[i].step_id;
-			ReturnClaimedSteps(fcinfo, step_ids, claimed_now);
-			claimed += claimed_now;
+			ReturnClaimedSteps(fcinfo, step_ids, claimed);
 		}
 	}
 	CloseQueryScope(&scope);

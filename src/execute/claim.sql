@@ -5,7 +5,7 @@ CREATE TYPE tasker.claimed_step AS (
 	task_name text, step_name text, handler text, handler_config jsonb,
 	inputs jsonb, dependency_results jsonb);
 COMMENT ON TYPE tasker.claimed_step IS
-'What an executor needs to run a step: the claim number it reports with, the task''s context with the step''s own inputs over it, and the results of the direct parents by step name.';
+'What an executor needs to run a step: the claim number it reports with, the task''s context with the step''s own inputs over it, and the results of the direct parents by step name: NULL where they have more than 64 MB together, then step_transitive_dependencies() gives them.';
 
 CREATE FUNCTION tasker.claim_steps(executor_id bigint, max integer DEFAULT 1) RETURNS SETOF tasker.claimed_step
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_claim_steps';

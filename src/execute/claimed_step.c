@@ -7,6 +7,7 @@
 #include "access/htup_details.h"
 #include "execute/claimed_step.h"
 #include "pg/table.h"
+#include "rules/document.h"
 #include "run/move.h"
 #include "run/row.h"
 #include "utils/builtins.h"
@@ -100,10 +101,11 @@ PushJsonb(JsonbParseState **state, Jsonb *jsonb, JsonbValue **result)
 	*result = pushJsonbValue(state, WJB_VALUE, &value);
 }
 
-/* {"parent": results, ...} of the direct parents. */
+/* {"parent": results, ...} of the direct parents; 0 where they are larger than that. */
 static Datum
-DependencyResults(Reader *reader, const StepTemplate *step_template)
+DependencyResults(Reader *reader, const StepTemplate *step_template, Size max_results)
 {
+	Size		bytes = 0;
 	JsonbParseState *state = NULL;
 	JsonbValue *object = pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 
@@ -120,6 +122,9 @@ DependencyResults(Reader *reader, const StepTemplate *step_template)
 		if (row == NULL)
 			continue;
 		results = RowColumn(reader->steps, row, STEP_RESULTS, &none);
+		bytes += none ? 0 : DocumentBytes(results);
+		if (bytes > max_results)
+			return 0;
 		PushText(&state, WJB_KEY, GetStepTemplate(reader->named_task_id, parent)->step_name, &object);
 		/* A copy: what is pushed is read at the end, when the row is gone. */
 		PushJsonb(&state, none ? NULL : DatumGetJsonbPCopy(results), &object);
@@ -129,7 +134,7 @@ DependencyResults(Reader *reader, const StepTemplate *step_template)
 }
 
 static ClaimedStep
-ReadClaimedStep(Reader *reader, int64 step_id, Datum no_parents)
+ReadClaimedStep(Reader *reader, int64 step_id, Datum no_parents, Size max_results)
 {
 	TupleTableSlot *row = RowOfId(reader->step_by_id, "step", step_id);
 	StepRow		step = ReadStepRow(reader->steps, row);
@@ -149,12 +154,13 @@ ReadClaimedStep(Reader *reader, int64 step_id, Datum no_parents)
 			.step_template = step_template,
 			.inputs = no_inputs ? reader->context :
 			DirectFunctionCall2(jsonb_concat, reader->context, inputs),
-			.dependency_results = step.is_root ? no_parents : DependencyResults(reader, step_template),
+			.dependency_results = step.is_root ? no_parents :
+			DependencyResults(reader, step_template, max_results),
 	};
 }
 
 ClaimedStep *
-ReadClaimedSteps(const int64 *step_ids, int n)
+ReadClaimedSteps(const int64 *step_ids, int n, Size max_results)
 {
 	ClaimedStep *steps = palloc(sizeof(ClaimedStep) * Max(n, 1));
 	Datum		no_parents;
@@ -167,7 +173,7 @@ ReadClaimedSteps(const int64 *step_ids, int n)
 	BeginAccess();
 	reader = OpenReader();
 	for (int i = 0; i < n; i++)
-		steps[i] = ReadClaimedStep(&reader, step_ids[i], no_parents);
+		steps[i] = ReadClaimedStep(&reader, step_ids[i], no_parents, max_results);
 	CloseReader(&reader);
 	EndAccess();
 	return steps;
@@ -177,7 +183,7 @@ HeapTuple
 FormClaimedStep(TupleDesc row_type, const ClaimedStep *step)
 {
 	const StepTemplate *step_template = step->step_template;
-	bool		nulls[10] = {false};
+	bool		nulls[10] = {[9] = step->dependency_results == 0};
 	Datum		values[10] = {
 		Int64GetDatum(step->step_id), Int32GetDatum(step->claim),
 		Int32GetDatum(step->attempt), Int64GetDatum(step->task_id),

@@ -20,15 +20,17 @@ typedef struct ClaimedStep
 	int64		executor_id;	/* 0: none */
 	const StepTemplate *step_template;
 	Datum		inputs;			/* jsonb: the task's context with the step's own inputs over it */
-	Datum		dependency_results; /* jsonb: results of the direct parents by step name */
+	Datum		dependency_results; /* jsonb: results of the direct parents by step name; 0: too large */
 } ClaimedStep;
 
 /*
  * Reads these steps, which exist and were claimed in this transaction or
  * before.  Returns as many, in the same order, in the current memory context;
- * step templates are good until the next call.  Needs an open query scope.
+ * step templates are good until the next call.  The results of a step's
+ * parents that have more than max_results bytes together are left out.  Needs
+ * an open query scope.
  */
-extern ClaimedStep *ReadClaimedSteps(const int64 *step_ids, int n);
+extern ClaimedStep *ReadClaimedSteps(const int64 *step_ids, int n, Size max_results);
 
 /* The step as a row of tasker.claimed_step, in the current memory context. */
 extern HeapTuple FormClaimedStep(TupleDesc row_type, const ClaimedStep *step);

@@ -14,7 +14,9 @@
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
+#include "pg/measure.h"
 #include "pg/query.h"
 #include "pg/shmem.h"
 #include "pg/waiters.h"
@@ -28,6 +30,10 @@
 #include "utils/memutils.h"
 
 #define MAX_CAPACITY 10000
+/* Each claim looks at the queue of every handler. */
+#define MAX_HANDLERS 1000
+#define MIN_LEASE INT64CONST(100000)
+#define MAX_LEASE (365 * USECS_PER_DAY)
 
 /*
  * The fourth field of an advisory lock tag says who made the key: 1 and 2 are
@@ -155,16 +161,19 @@ BindToSession(int64 executor_id, bool detached)
 {
 	static bool exit_hooked = false;
 	LOCKTAG		tag = ExecutorLockTag(executor_id);
-	MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
-	OwnExecutor *own = palloc0(sizeof(OwnExecutor));
+	MemoryContext caller;
+	OwnExecutor *own;
 
+	/* First: for want of shared memory it may fail. */
+	if (!detached)
+		(void) LockAcquire(&tag, ExclusiveLock, true, false);
+	caller = MemoryContextSwitchTo(TopMemoryContext);
+	own = palloc0(sizeof(OwnExecutor));
 	own->executor_id = executor_id;
 	own->detached = detached;
 	own->born_at = GetCurrentTransactionNestLevel();
 	own_executors = lappend(own_executors, own);
 	MemoryContextSwitchTo(caller);
-	if (!detached)
-		(void) LockAcquire(&tag, ExclusiveLock, true, false);
 	if (!exit_hooked)
 	{
 		on_shmem_exit(ReportSessionEnd, (Datum) 0);
@@ -198,9 +207,12 @@ ExecutorIsAlive(const Executor *executor, TimestampTz now, TimestampTz *good_unt
 		return SessionIsAlive(executor->executor_id);
 	if (Shared != NULL && !LastHeartbeat(executor->executor_id, &seen_at))
 	{
-		/* The server has restarted since: it gets a whole lease to be heard. */
-		seen_at = now;
-		(void) RecordHeartbeat(executor->executor_id, now, true);
+		/*
+		 * The server has restarted since: it gets a whole lease to be heard.
+		 * Without room for an entry its row says when it was.
+		 */
+		seen_at = RecordHeartbeat(executor->executor_id, now, true) ? now :
+			Max(seen_at, PgStartTime + (now - GetCurrentTimestamp()));
 	}
 	*good_until = seen_at + executor->lease;
 	return *good_until > now;
@@ -222,6 +234,13 @@ static KeptQuery END_EXECUTORS = {
 	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch WHERE e.executor_id = u AND e.ended_at IS NULL"
 	" RETURNING e.executor_id",
 	.nargs = 3,.types = {INT8ARRAYOID, TIMESTAMPTZOID, TEXTOID}
+};
+
+static KeptQuery LOCK_LIVE_EXECUTORS = {
+	.sql =
+	"SELECT executor_id FROM tasker.executors WHERE executor_id = ANY ($1) AND ended_at IS NULL"
+	" ORDER BY executor_id FOR NO KEY UPDATE SKIP LOCKED",
+	.nargs = 1,.types = {INT8ARRAYOID}
 };
 
 static KeptQuery READ_EXECUTOR = {
@@ -301,9 +320,24 @@ EndExecutors(const int64 *executor_ids, int n, const char *reason)
 	if (n == 0)
 		return;
 	(void) RunQuery(&END_EXECUTORS, args, NULL);
+	FAULT_POINT("executors-ended");
 	NoteExecutorsEnded(executor_ids, n);
+	NoteExecutorsGone(executor_ids, n);
 	for (int i = 0; i < n; i++)
 		ForgetHeartbeat(executor_ids[i]);
+}
+
+int
+LockLiveExecutors(int64 *executor_ids, int n)
+{
+	Datum		arg = Int64Array(executor_ids, n);
+
+	if (n == 0)
+		return 0;
+	n = (int) RunQuery(&LOCK_LIVE_EXECUTORS, &arg, NULL);
+	for (int i = 0; i < n; i++)
+		executor_ids[i] = RowInt64(i, 1);
+	return n;
 }
 
 int32 *
@@ -350,6 +384,11 @@ CheckHandlerNames(ArrayType *handlers)
 	int			n;
 
 	deconstruct_array(handlers, TEXTOID, -1, false, TYPALIGN_INT, &names, NULL, &n);
+	if (n > MAX_HANDLERS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an executor can have at most %d handlers, not %d", MAX_HANDLERS, n),
+				 errhint("Register several executors.")));
 	for (int i = 0; i < n; i++)
 	{
 		text	   *name = DatumGetTextPP(names[i]);
@@ -360,6 +399,18 @@ CheckHandlerNames(ArrayType *handlers)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("the name of a handler must have 1 to 256 characters, not %d", length)));
 	}
+}
+
+/* In doubles first: so many days are more than an integer counts in microseconds. */
+static void
+CheckLease(const Interval *lease)
+{
+	double		microseconds = (double) lease->time + (double) lease->day * USECS_PER_DAY;
+
+	if (lease->month != 0 || microseconds < MIN_LEASE || microseconds > MAX_LEASE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the lease of an executor must be at least 100 ms and at most 365 days, in days or less")));
 }
 
 static void
@@ -383,11 +434,7 @@ CheckRegistration(const Registration *registration)
 				 errmsg("the handlers of an executor must be a list of names without null"),
 				 errhint("Name at least one handler_class that it can run.")));
 	CheckHandlerNames(registration->handlers);
-	if (registration->lease->month != 0 ||
-		registration->lease->time + registration->lease->day * USECS_PER_DAY < 100000)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the lease of an executor must be at least 100 ms, in days or less")));
+	CheckLease(registration->lease);
 }
 
 /* Nobody can guess the channel of an executor from its id. */
@@ -426,6 +473,7 @@ RegisterExecutor(const Registration *registration, const char *channel)
 	(void) RunQuery(&INSERT_EXECUTOR, args, NULL);
 	executor_id = RowInt64(0, 1);
 	CloseQueryScope(&scope);
+	FAULT_POINT("executor-written");
 	BindToSession(executor_id, registration->detached);
 	if (registration->detached && Shared != NULL && !RecordHeartbeat(executor_id, now, true))
 		ereport(ERROR,
@@ -520,11 +568,9 @@ HeartbeatByRow(int64 executor_id, TimestampTz now)
 		RefuseUnknown("executor", executor_id);
 	alive = RowBool(0, 1);
 	detached = RowBool(0, 2);
-	if (alive && detached && Shared == NULL)
+	if (alive && detached && !RecordHeartbeat(executor_id, now, true))
 		(void) RunQuery(&NOTE_HEARTBEAT, args, NULL);
 	CloseQueryScope(&scope);
-	if (alive && detached)
-		(void) RecordHeartbeat(executor_id, now, true);
 	return alive;
 }
 

@@ -36,6 +36,13 @@ extern bool ExecutorIsAlive(const Executor *executor, TimestampTz now, Timestamp
 /* The reason of an executor that gave its steps back: they do not count as lost. */
 #define END_RELEASED "released"
 
+/*
+ * Locks those of the executors that have not ended and that nobody else has
+ * locked; leaves them in the array and returns their number.  Needs an open
+ * query scope.
+ */
+extern int	LockLiveExecutors(int64 *executor_ids, int n);
+
 /* Marks executors as ended.  Needs an open query scope. */
 extern void EndExecutors(const int64 *executor_ids, int n, const char *reason);
 

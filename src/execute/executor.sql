@@ -31,7 +31,7 @@ CREATE FUNCTION tasker.register_executor(
 	OUT executor_id bigint, OUT channel text)
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_register_executor';
 COMMENT ON FUNCTION tasker.register_executor(text, text[], integer, boolean, interval) IS
-'Registers the caller as one who runs steps of these handlers, up to capacity at once (0: pull only), and gives its id and the channel to LISTEN on. Session-bound by default: when the session ends, for whatever reason, its steps go to others at once. detached: it must call heartbeat() within the lease (default tasker.lease). A handler no template names yet is legal. Errors: 22023 bad argument; 53000 no room for another detached executor (tasker.max_executors).';
+'Registers the caller as one who runs steps of these handlers, up to capacity at once (0: pull only), and gives its id and the channel to LISTEN on. Session-bound by default: when the session ends, for whatever reason, its steps go to others at once. detached: it must call heartbeat() within the lease (100 ms to 365 days, default tasker.lease). A handler no template names yet is legal. Errors: 22023 bad argument; 53000 no room for another detached executor (tasker.max_executors).';
 
 CREATE FUNCTION tasker.unregister_executor(executor_id bigint, release boolean DEFAULT false) RETURNS boolean
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_unregister_executor';

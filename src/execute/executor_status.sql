@@ -34,10 +34,17 @@ WITH candidate AS (
 SELECT e.executor_id, e.name,
 	ARRAY(SELECT h.name FROM tasker.handlers h WHERE h.handler_id = ANY (e.handlers) ORDER BY h.name) AS handlers,
 	e.capacity, e.detached, e.lease, e.role, e.registered_at, e.last_heartbeat_at, e.ended_at, e.end_reason,
-	coalesce(in_flight.steps, 0) AS in_flight
+	coalesce(in_flight.steps, 0) AS in_flight,
+	m.claims, m.completions, m.failures, m.releases, m.losses, m.claims_per_second, m.completions_per_second,
+	m.execution_p50, m.execution_p99, m.last_error, m.last_error_at, m.last_seen_at
 FROM tasker.executors e
-LEFT JOIN in_flight ON in_flight.executor_id = e.executor_id;
+LEFT JOIN in_flight ON in_flight.executor_id = e.executor_id
+LEFT JOIN tasker.executor_measures() m ON m.executor_id = e.executor_id;
 COMMENT ON VIEW tasker.stat_executors IS
-'Who runs steps, or ran them (ended_at), and how many steps each one has now. For operators and dashboards.';
+'Who runs steps, or ran them (ended_at), how many steps each one has now, and what it has done since the server''s start or reset_stats(). What is measured begins with its first claim and is kept for tasker.max_executors of them on the server, those that have ended making way for others; it is NULL before, beyond that, and where tasker is not preloaded. For operators and dashboards.';
 COMMENT ON COLUMN tasker.stat_executors.handlers IS 'The names of what it can run.';
 COMMENT ON COLUMN tasker.stat_executors.in_flight IS 'Steps in progress with this executor.';
+COMMENT ON COLUMN tasker.stat_executors.losses IS 'Steps that were taken back: it was lost, or the attempt took longer than its timeout.';
+COMMENT ON COLUMN tasker.stat_executors.execution_p50 IS 'Seconds from the claim to the report, of half of its steps at most.';
+COMMENT ON COLUMN tasker.stat_executors.last_error IS 'The last failure that it reported, 255 bytes of it.';
+COMMENT ON COLUMN tasker.stat_executors.last_seen_at IS 'Its last report or heartbeat.';

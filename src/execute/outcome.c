@@ -16,21 +16,47 @@
 #include "execute/outcome.h"
 #include "mb/pg_wchar.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
+#include "pg/measure.h"
 #include "pg/query.h"
+#include "rules/document.h"
 #include "rules/retry.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 
-/* Of a long error message the log keeps this much; the step's results keep it all. */
+/*
+ * Of an error, a backtrace included, the step's results keep this much, and
+ * the log less.  What is longer is cut, not refused: who fails must be able to
+ * say so.
+ */
+#define MAX_ERROR_BYTES 65536
 #define LOGGED_ERROR_BYTES 1000
+#define MAX_ERROR_CLASS_BYTES 512
 
 /* The longest wait that a function can ask for: ten years. */
 #define MAX_WAIT_SECONDS 315360000.0
 
+#define MAX_REPORTED 100000
+
 /* ---------- failing ---------- */
+
+/* A text as it is kept: whole characters, and how long it was where that is not all. */
+static const char *
+Shortened(const char *text, int max)
+{
+	int			length = strlen(text);
+	const char *mark;
+	int			kept;
+
+	if (length <= max)
+		return text;
+	mark = psprintf(" ... (%d bytes)", length);
+	kept = pg_mbcliplen(text, length, max - (int) strlen(mark));
+	return psprintf("%.*s%s", kept, text, mark);
+}
 
 static KeptQuery READ_RETRY_POLICIES = {
 	.sql =
@@ -70,10 +96,10 @@ DescribeFailure(const StepFailure *failure, const Verdict *verdict)
 					 ", \"attempt\": %d, \"retry_limit\": %d, \"base_seconds\": %g, \"cap_seconds\": %g, \"error_message\": ",
 					 verdict->task_id, failure->step_id, verdict->attempt, verdict->retry_limit,
 					 verdict->backoff.base_seconds, verdict->backoff.cap_seconds);
-	escape_json(&json, failure->error);
+	escape_json(&json, Shortened(failure->error, MAX_ERROR_BYTES));
 	appendStringInfoString(&json, ", \"error_class\": ");
 	if (failure->error_class != NULL)
-		escape_json(&json, failure->error_class);
+		escape_json(&json, Shortened(failure->error_class, MAX_ERROR_CLASS_BYTES));
 	else
 		appendStringInfoString(&json, "null");
 	appendStringInfoChar(&json, '}');
@@ -157,17 +183,15 @@ static Datum
 FailureMetadata(const StepFailure *failure, const Verdict *verdict)
 {
 	StringInfoData json;
-	int			length = strlen(failure->error);
 
 	initStringInfo(&json);
 	appendStringInfo(&json, "{\"attempt_number\": %d, \"retry_available\": %s, \"error_message\": ",
 					 verdict->attempt, verdict->retry ? "true" : "false");
-	escape_json(&json, pnstrdup(failure->error,
-								pg_mbcliplen(failure->error, length, Min(length, LOGGED_ERROR_BYTES))));
+	escape_json(&json, Shortened(failure->error, LOGGED_ERROR_BYTES));
 	if (failure->error_class != NULL)
 	{
 		appendStringInfoString(&json, ", \"error_class\": ");
-		escape_json(&json, failure->error_class);
+		escape_json(&json, Shortened(failure->error_class, MAX_ERROR_CLASS_BYTES));
 	}
 	if (verdict->retry)
 	{
@@ -186,14 +210,23 @@ FailureResults(const StepFailure *failure)
 
 	initStringInfo(&json);
 	appendStringInfoString(&json, "{\"error\": ");
-	escape_json(&json, failure->error);
+	escape_json(&json, Shortened(failure->error, MAX_ERROR_BYTES));
 	if (failure->error_class != NULL)
 	{
 		appendStringInfoString(&json, ", \"error_class\": ");
-		escape_json(&json, failure->error_class);
+		escape_json(&json, Shortened(failure->error_class, MAX_ERROR_CLASS_BYTES));
 	}
 	appendStringInfoChar(&json, '}');
 	return JsonbOfText(json.data);
+}
+
+/* What an executor has reported of the last step that failed. */
+static void
+NoteLastError(const StepFailure *failures, const MovedStep *last)
+{
+	while (failures->step_id != last->step_id)
+		failures++;
+	NoteExecutorError(last->executor_id, failures->error);
 }
 
 MovedStep *
@@ -209,6 +242,7 @@ FailSteps(const StepFailure *failures, int n, bool by_executor, int64 of_executo
 	int32	   *backoff = palloc(sizeof(int32) * Max(n, 1));
 	Verdict    *verdicts = palloc(sizeof(Verdict) * Max(n, 1));
 	TimestampTz now = TaskerNow();
+	MovedStep  *steps;
 	Datum		arg;
 	StepMoves	moves = {
 		.from = STATE_IN_PROGRESS,.to = STATE_ERROR,.at = now,.n = n,
@@ -242,7 +276,10 @@ FailSteps(const StepFailure *failures, int n, bool by_executor, int64 of_executo
 		permanent[i] = !failure->retryable;
 		backoff[i] = failure->retry_after;
 	}
-	return MoveSteps(&moves, moved);
+	steps = MoveSteps(&moves, moved);
+	if (by_executor && *moved > 0)
+		NoteLastError(failures, &steps[*moved - 1]);
+	return steps;
 }
 
 /* ---------- reports of executors ---------- */
@@ -337,6 +374,15 @@ WasReportedBefore(const Report *report, int i, bool skip_stale)
 	return false;
 }
 
+static int
+CompareMovedSteps(const void *a, const void *b)
+{
+	int64		left = ((const MovedStep *) a)->step_id;
+	int64		right = ((const MovedStep *) b)->step_id;
+
+	return left < right ? -1 : left > right;
+}
+
 /*
  * Makes a report.  Returns the number of steps that moved now; the ids of
  * those refused as stale go to *refused, allocated in the caller's context.
@@ -353,13 +399,16 @@ MakeReport(const Report *report, bool skip_stale, int64 **refused, int *n_refuse
 	*n_refused = 0;
 	OpenQueryScope(&scope);
 	steps = MoveReported(report, &moved);
+	FAULT_POINT("reported");
 	if (moved < report->n)
 	{
-		for (int m = 0; m < moved; m++)
+		qsort(steps, moved, sizeof(MovedStep), CompareMovedSteps);
+		for (int i = 0; i < report->n; i++)
 		{
-			for (int i = 0; i < report->n; i++)
-				has_moved[i] |= report->step_ids[i] == steps[m].step_id &&
-					report->claims[i] + 10 == steps[m].sort_key;
+			MovedStep	wanted = {.step_id = report->step_ids[i]};
+			MovedStep  *found = moved > 0 ? bsearch(&wanted, steps, moved, sizeof(MovedStep), CompareMovedSteps) : NULL;
+
+			has_moved[i] = found != NULL && report->claims[i] + 10 == found->sort_key;
 		}
 		for (int i = 0; i < report->n; i++)
 		{
@@ -471,6 +520,11 @@ ReportOfMany(FunctionCallInfo fcinfo, TaskerState to, int executor_argument, int
 	CheckNotNull(fcinfo, 1, "claims");
 	ids = ArrayArgument(fcinfo, 0, "step_ids", INT8OID, &null_ids, &report.n);
 	claims = ArrayArgument(fcinfo, 1, "claims", INT4OID, &null_claims, &report.n);
+	if (report.n > MAX_REPORTED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("at most %d steps can be reported at once, not %d", MAX_REPORTED, report.n),
+				 errhint("Report them in several calls; in one transaction, if need be.")));
 	unsorted = palloc(sizeof(int64) * Max(report.n, 1));
 	*order = palloc(sizeof(int) * Max(report.n, 1));
 	report.step_ids = palloc(sizeof(int64) * Max(report.n, 1));
@@ -521,6 +575,7 @@ tasker_complete_step(PG_FUNCTION_ARGS)
 	Report		report = ReportOfOne(fcinfo, STATE_COMPLETE, 3);
 	Datum		results = PG_ARGISNULL(2) ? JsonbOfText("{}") : PG_GETARG_DATUM(2);
 
+	CheckDocumentSize(results, MAX_CONTENT_BYTES, "the results of a step");
 	report.results = &results;
 	return MakeReportOfOne(&report);
 }
@@ -536,7 +591,10 @@ tasker_complete_steps(PG_FUNCTION_ARGS)
 
 	report.results = palloc(sizeof(Datum) * Max(report.n, 1));
 	for (int i = 0; i < report.n; i++)
+	{
 		report.results[i] = results == NULL || nulls[order[i]] ? empty : results[order[i]];
+		CheckDocumentSize(report.results[i], MAX_CONTENT_BYTES, "the results of a step");
+	}
 	return MakeReportOfMany(fcinfo, &report, 4);
 }
 

@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "pg/catalog.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/low_water.h"
 #include "pg/position.h"
 #include "pg/query.h"
@@ -283,6 +284,7 @@ RebuildAccelerators(void)
 	(void) RunPlainQuery(&EMPTY_QUEUE);
 	ResetLowWaterMarksAtCommit();
 	(void) RunPlainQuery(&EMPTY_TIMERS);
+	FAULT_POINT("accelerators-empty");
 	(void) RunPlainQuery(&REBUILD_TIMERS);
 	(void) RunQuery(&RESET_CHECKPOINT, args, NULL);
 }

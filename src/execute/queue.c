@@ -12,6 +12,7 @@
 
 #include "access/xact.h"
 #include "execute/queue.h"
+#include "pg/fault.h"
 #include "pg/low_water.h"
 #include "pg/query.h"
 #include "pg/table.h"
@@ -100,6 +101,7 @@ EnqueueSteps(const ReadyStep *steps, int n)
 		NoteStepsWaiting(sorted[i].handler_id, 1);
 	}
 	EndAppend(appender);
+	FAULT_POINT("enqueued");
 	EndLookup(by_key);
 	EndAccess();
 	pfree(sorted);
@@ -234,6 +236,7 @@ TakeSteps(const int32 *handler_ids, int n_handlers, int max, int *taken)
 		if (RemoveRowNoWait(queue, cursor->row))
 		{
 			has_taken = true;
+			FAULT_POINT("dequeued");
 			steps[(*taken)++] = cursor->step;
 			NoteStepsTaken(cursor->handler_id, 1);
 		}

@@ -11,8 +11,10 @@
 #include "execute/outcome.h"
 #include "execute/sql_handler.h"
 #include "pg/catalog.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "pg/user_function.h"
+#include "rules/document.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -44,7 +46,7 @@ BeginAttempt(int64 step_id, Attempt *attempt)
 	{
 		Oid			type = ExtensionType("claimed_step");
 		TupleDesc	row_type = lookup_rowtype_tupdesc(type, -1);
-		ClaimedStep *step = ReadClaimedSteps(&step_id, 1);
+		ClaimedStep *step = ReadClaimedSteps(&step_id, 1, MAX_CONTENT_BYTES);
 		HeapTuple	tuple = FormClaimedStep(row_type, step);
 
 		MemoryContextSwitchTo(caller);
@@ -82,6 +84,18 @@ FailureOfError(const Attempt *attempt, const ErrorData *error)
 			failure.retry_after = (int32) seconds;
 	}
 	return failure;
+}
+
+/* What results that are too large say of the attempt. */
+static StepFailure
+FailureOfSize(const Attempt *attempt, Size bytes)
+{
+	return (StepFailure)
+	{
+		.step_id = attempt->step_id,.claim = attempt->claim,
+			.error = psprintf("the results of a step must have at most %d bytes, not %zu", MAX_CONTENT_BYTES, bytes),
+			.error_class = "54000",.retry_after = RETRY_BY_BACKOFF
+	};
 }
 
 /*
@@ -123,6 +137,7 @@ ExecuteStep(int64 step_id)
 	claimed = BeginAttempt(step_id, &attempt);
 	if (claimed)
 	{
+		FAULT_POINT("attempt-begun");
 		/* A handler for executors is the caller's mistake and no failure of the step. */
 		(void) FindUserFunction(attempt.handler, attempt.step_type, JSONBOID, attempt.owner);
 		done = TryUserFunction(attempt.handler, attempt.step_type, JSONBOID, attempt.owner, attempt.step,
@@ -131,6 +146,12 @@ ExecuteStep(int64 step_id)
 			results = JsonbOfText("{}");
 		if (!done)
 			failure = FailureOfError(&attempt, error);
+		else if (DocumentBytes(results) > MAX_CONTENT_BYTES)
+		{
+			failure = FailureOfSize(&attempt, DocumentBytes(results));
+			done = false;
+		}
+		FAULT_POINT("attempt-run");
 		EndAttempt(&attempt, done ? NULL : &failure, results);
 	}
 	MemoryContextSwitchTo(caller);

@@ -54,7 +54,7 @@ Available(Batch *batch, IdList *list, KeptQuery *lock, WorkKind kind, int *n)
 	Datum		arg;
 
 	*n = asked;
-	if (!batch->o->avoid_locked_rows || asked == 0)
+	if (!AvoidsLockedRows(batch->o) || asked == 0)
 		return ids;
 	arg = Int64Array(ids, asked);
 	*n = (int) RunQuery(lock, &arg, NULL);
@@ -71,24 +71,40 @@ Available(Batch *batch, IdList *list, KeptQuery *lock, WorkKind kind, int *n)
 	return available;
 }
 
-/* How soon a re-enqueue comes back whose task was locked, and the soonest that a strategy can ask for. */
-#define LOCKED_REENQUEUE_US 50000
+/* How soon a time limit comes back whose step was locked, and the soonest re-enqueue that a strategy can ask for. */
+#define LOCKED_TIMER_US 50000
 #define SHORTEST_REENQUEUE_US USECS_PER_SEC
 
-/* Those that are due go back to pending: the next batch starts them and looks at them as a whole. */
+static KeptQuery TASK_EXISTS = {
+	.sql = "SELECT 1 FROM tasker.tasks WHERE task_id = $1",
+	.nargs = 1,.types = {INT8OID}
+};
+
+/*
+ * Tasks whose re-enqueue is due go back to pending: the next batch starts them
+ * and looks at them as a whole.  Sessions lock the task before its re-enqueue,
+ * and so it is done here, never waiting for one that is held.
+ */
 static void
 MoveReenqueues(Batch *batch)
 {
-	for (int i = 0; i < batch->n_reenqueues; i++)
-	{
-		const Reenqueue *due = &batch->reenqueues[i];
-		Datum		arg = Int64Array(&due->task_id, 1);
+	int			n;
+	int64	   *task_ids = TakeWork(batch, WORK_REENQUEUED, &n);
 
-		if (batch->o->avoid_locked_rows && RunQuery(&LOCK_AVAILABLE_TASKS, &arg, NULL) == 0)
-			(void) ScheduleReenqueue(due->task_id, batch->now + LOCKED_REENQUEUE_US, due->reason);
-		else
-			batch->transitions += MoveTasks(STATE_IN_PROGRESS, STATE_PENDING, 1, &due->task_id,
-											ReenqueueMetadata(due->reason));
+	for (int i = 0; i < n; i++)
+	{
+		Datum		arg = Int64GetDatum(task_ids[i]);
+		char	   *reason;
+
+		if (!LockFreeTask(task_ids[i]) && RunQuery(&TASK_EXISTS, &arg, NULL) > 0)
+		{
+			Postpone(batch->o, WORK_REENQUEUED, task_ids[i], batch->now);
+			continue;
+		}
+		reason = TakeDueReenqueue(task_ids[i], batch->now);
+		if (reason != NULL)
+			batch->transitions += MoveTasks(STATE_IN_PROGRESS, STATE_PENDING, 1, &task_ids[i],
+											ReenqueueMetadata(reason));
 	}
 }
 
@@ -212,6 +228,45 @@ SortFailures(Batch *batch)
 	batch->n_failures = kept;
 }
 
+/*
+ * Leaves the failures of steps that somebody holds.  Whoever does is reporting;
+ * if that fails, the next look finds the step lost again, or late.
+ */
+static void
+LeaveLockedFailures(Batch *batch)
+{
+	int64	   *ids = palloc(sizeof(int64) * batch->n_failures);
+	Timer	   *late = palloc(sizeof(Timer) * batch->n_failures);
+	int			asked = batch->n_failures;
+	int			n_late = 0;
+	int			n;
+
+	for (int i = 0; i < asked; i++)
+		ids[i] = batch->failures[i].step_id;
+	n = LockAvailableSteps(ids, asked);
+	batch->n_failures = 0;
+	for (int i = 0, a = 0; i < asked; i++)
+	{
+		const StepFailure *failure = &batch->failures[i];
+
+		if (a < n && RowInt64(a, 1) == failure->step_id)
+		{
+			batch->failures[batch->n_failures++] = *failure;
+			a++;
+		}
+		else if (failure->retry_after == RETRY_BY_BACKOFF)
+			late[n_late++] = (Timer)
+		{
+			.due_at = batch->now + LOCKED_TIMER_US,.step_id = failure->step_id,.sort_key = failure->claim
+		};
+	}
+	if (batch->n_failures == asked)
+		return;
+	SetTimers(late, n_late);
+	batch->o->refresh_executors = true;
+	ComeBackSoon(batch->o, batch->now);
+}
+
 /* In avoidance of locked rows only the failures that could be locked. */
 static void
 MoveFailures(Batch *batch)
@@ -219,31 +274,8 @@ MoveFailures(Batch *batch)
 	int			moved;
 
 	SortFailures(batch);
-	if (batch->o->avoid_locked_rows && batch->n_failures > 0)
-	{
-		int64	   *ids = palloc(sizeof(int64) * batch->n_failures);
-		int			asked = batch->n_failures;
-		int			n;
-
-		for (int i = 0; i < asked; i++)
-			ids[i] = batch->failures[i].step_id;
-		n = LockAvailableSteps(ids, asked);
-		batch->n_failures = 0;
-		for (int i = 0, a = 0; i < asked; i++)
-		{
-			if (a < n && RowInt64(a, 1) == batch->failures[i].step_id)
-			{
-				batch->failures[batch->n_failures++] = batch->failures[i];
-				a++;
-			}
-			else
-			{
-				/* Whoever holds it is reporting; if that fails, the next look finds it lost or late. */
-				batch->o->refresh_executors = true;
-				ComeBackSoon(batch->o, batch->now);
-			}
-		}
-	}
+	if (AvoidsLockedRows(batch->o) && batch->n_failures > 0)
+		LeaveLockedFailures(batch);
 	(void) FailSteps(batch->failures, batch->n_failures, false, 0, &moved);
 	batch->transitions += moved;
 }
@@ -251,7 +283,7 @@ MoveFailures(Batch *batch)
 /* Whoever held a step meanwhile may have begun another backoff. */
 static KeptQuery LOCK_DUE_STEPS = {
 	.sql =
-	"SELECT s.workflow_step_id FROM tasker.workflow_steps s"
+	"SELECT s.workflow_step_id, s.task_id FROM tasker.workflow_steps s"
 	" WHERE s.workflow_step_id = ANY ($1) AND s.state = 'error' AND s.next_retry_at <= $2"
 	" ORDER BY s.workflow_step_id FOR NO KEY UPDATE",
 	.nargs = 2,.types = {INT8ARRAYOID, TIMESTAMPTZOID}
@@ -282,9 +314,13 @@ PromoteDueSteps(int64 *step_ids, int n, TimestampTz now, const char *metadata)
 
 	if (n == 0)
 		return 0;
-	moves.n = (int) RunQuery(&LOCK_DUE_STEPS, due, NULL);
-	for (int i = 0; i < moves.n; i++)
-		step_ids[i] = RowInt64(i, 1);
+	n = (int) RunQuery(&LOCK_DUE_STEPS, due, NULL);
+	for (int i = 0; i < n; i++)
+	{
+		/* The task may have been cancelled while its step was waited for. */
+		if (!IsOverForGood(LatestTaskState(RowInt64(i, 2))))
+			step_ids[moves.n++] = RowInt64(i, 1);
+	}
 	moves.metadata_of_all = JsonbOfText(metadata);
 	(void) MoveSteps(&moves, &moved);
 	return moved;
@@ -330,7 +366,7 @@ MovePlannedSteps(Batch *batch)
 			 "{\"reason\": \"skipped: no attempt remains\"}");
 	MoveList(batch, &batch->cascade, WORK_CANCELLED, STATE_PENDING, STATE_CANCELLED,
 			 "{\"reason\": \"a step that it depends on was cancelled\"}");
-	if (batch->release.n > 0 && batch->o->avoid_locked_rows)
+	if (batch->release.n > 0 && AvoidsLockedRows(batch->o))
 		RefreshExecutors(batch->o);
 	MoveList(batch, &batch->release, WORK_CANDIDATES, STATE_IN_PROGRESS, STATE_PENDING,
 			 "{\"reason\": \"its executor has left\"}");

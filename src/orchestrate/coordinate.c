@@ -13,6 +13,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "orchestrate/orchestrate.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "run/move.h"
 #include "run/transition.h"
@@ -45,7 +46,11 @@ static KeptQuery READ_TASK_STATE = {
 	.nargs = 1,.types = {INT8OID}
 };
 
-/* The function that coordinates a task and its owner; NULL where that is built in. */
+/*
+ * The function that coordinates a task and its owner; NULL where that is built
+ * in.  The task is locked before any of its steps is, as by everyone who will
+ * change both: else a cancellation could have it and wait for a step.
+ */
 static char *
 FindCoordinator(int64 task_id, char **owner)
 {
@@ -55,8 +60,8 @@ FindCoordinator(int64 task_id, char **owner)
 	char	   *strategy;
 
 	OpenQueryScope(&scope);
-	if (RunQuery(&READ_COORDINATOR, &arg, NULL) == 0)
-		RefuseUnknown("task", task_id);
+	(void) LockTask(task_id);
+	(void) RunQuery(&READ_COORDINATOR, &arg, NULL);
 	strategy = RowText(0, 1);
 	*owner = MemoryContextStrdup(caller, RowText(0, 2));
 	strategy = IsBuiltinStrategy(STRATEGY_COORDINATOR, strategy) ? NULL : MemoryContextStrdup(caller, strategy);
@@ -168,6 +173,7 @@ tasker_coordinate_task(PG_FUNCTION_ARGS)
 		CallCoordinator(task_id, function, owner);
 	else
 		RunSteps(task_id, max_steps, &coordination);
+	FAULT_POINT("coordinated");
 	ReadState(task_id, &coordination);
 	values[0] = DirectFunctionCall2(enum_in, CStringGetDatum(StateLabel(coordination.state)),
 									ObjectIdGetDatum(TupleDescAttr(row_type, 0)->atttypid));

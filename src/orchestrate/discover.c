@@ -19,6 +19,7 @@
 #include "pg/table.h"
 #include "rules/state.h"
 #include "run/row.h"
+#include "run/transition.h"
 
 /* The tables of runs, with a way to each by its keys. */
 typedef struct Reader
@@ -355,7 +356,7 @@ FollowCandidate(Batch *batch, Reader *r, const StepRow *step)
 		if (!WaitsForAnother(o->watched_tasks, task->task_id, step->step_id) && !parent_moves)
 			AddWork(o, WORK_FINALS, task->task_id);
 	}
-	else if (task->state == STATE_ERROR && o->avoid_locked_rows)
+	else if (task->state == STATE_ERROR && AvoidsLockedRows(o) && !LockFreeTask(task->task_id))
 	{
 		/* It may take a while until the task can be revived. */
 		AddWork(o, WORK_FINALS, task->task_id);

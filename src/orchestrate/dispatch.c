@@ -13,7 +13,11 @@
 #include "orchestrate/advance.h"
 #include "orchestrate/dispatch.h"
 #include "orchestrate/roster.h"
+#include "pg/clock.h"
+#include "pg/fault.h"
+#include "pg/measure.h"
 #include "pg/query.h"
+#include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 
@@ -22,6 +26,10 @@
 
 /* A step whose entry in a payload would be longer is fetched by my_steps. */
 #define MAX_PAYLOAD_ENTRY 6000
+
+/* How long nothing is pushed when the queue of notifications is full, and up to which usage. */
+#define QUIET_US	USECS_PER_SEC
+#define QUEUE_USAGE_TO_GO_ON 0.5
 
 /* Steps and who gets them. */
 typedef struct Assignment
@@ -73,6 +81,32 @@ Assign(Batch *batch, Assignment *assignment, const ReadyStep *step)
 }
 
 /*
+ * Whether steps may be given out and told of.  Without room in the queue of
+ * notifications they stay in the work queue, for those who claim.
+ */
+static bool
+MayPush(Batch *batch)
+{
+	Orchestrator *o = batch->o;
+
+	if (o->paused)
+		return false;
+	if (o->quiet_until == 0)
+		return true;
+	if (o->quiet_until <= batch->now &&
+		DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage, (Datum) 0)) < QUEUE_USAGE_TO_GO_ON)
+	{
+		o->quiet_until = 0;
+		ereport(LOG, (errmsg("tasker: the queue of notifications has room again, steps are pushed")));
+		return true;
+	}
+	if (o->quiet_until <= batch->now)
+		o->quiet_until = batch->now + QUIET_US;
+	batch->report.wake_at = Min(batch->report.wake_at, o->quiet_until);
+	return false;
+}
+
+/*
  * New ready steps: given out at once where an executor is free and none of
  * the same handler waits already, else put into the queue.
  */
@@ -81,6 +115,7 @@ AssignReady(Batch *batch, Assignment *assignment)
 {
 	Orchestrator *o = batch->o;
 	int			waiting = 0;
+	bool		may_push = MayPush(batch);
 
 	qsort(batch->ready, batch->n_ready, sizeof(ReadyStep), CompareReadySteps);
 	for (int i = 0; i < batch->n_ready; i++)
@@ -89,8 +124,9 @@ AssignReady(Batch *batch, Assignment *assignment)
 
 		if (i > 0 && batch->ready[i].step_id == batch->ready[i - 1].step_id)
 			continue;
+		NoteReadyStep(batch->ready[i].step_id, batch->now);
 		handler = HandlerOf(o, batch->ready[i].handler_id);
-		if (!o->paused && !handler->may_wait && assignment->n < batch->batch_size &&
+		if (may_push && !handler->may_wait && assignment->n < batch->batch_size &&
 			Assign(batch, assignment, &batch->ready[i]))
 			continue;
 		handler->may_wait = true;
@@ -139,9 +175,9 @@ AssignWaiting(Batch *batch, Assignment *assignment)
 		handler_ids[n_handlers++] = handler->handler_id;
 		wanted += free_capacity;
 	}
-	if (n_handlers == 0 || o->paused)
+	if (n_handlers == 0 || !MayPush(batch))
 		return;
-	if (room <= 0)
+	if (room <= 0 || IsFull(batch))
 	{
 		batch->report.more = true;
 		return;
@@ -151,8 +187,8 @@ AssignWaiting(Batch *batch, Assignment *assignment)
 	for (int i = 0; i < taken; i++)
 	{
 		if (batch->batch_size == 1)
-			AddId(o->context, &o->last, steps[i].step_id);
-		if (!IsSetAside(steps[i].step_id) && !Assign(batch, assignment, &steps[i]))
+			o->last.id = steps[i].step_id;
+		if (!IsSetAside(steps[i].step_id, false) && !Assign(batch, assignment, &steps[i]))
 			steps[left++] = steps[i];
 	}
 	EnqueueSteps(steps, left);
@@ -191,7 +227,8 @@ AppendPayloadEntry(StringInfo entry, const ClaimedStep *step)
 	for (int i = 0; i < lengthof(objects); i++)
 	{
 		/* Reading a large value only to drop it is not worth it. */
-		if (entry->len <= MAX_PAYLOAD_ENTRY && toast_raw_datum_size(objects[i]) <= MAX_PAYLOAD_ENTRY)
+		if (entry->len <= MAX_PAYLOAD_ENTRY && objects[i] != 0 &&
+			toast_raw_datum_size(objects[i]) <= MAX_PAYLOAD_ENTRY)
 		{
 			Jsonb	   *jsonb = DatumGetJsonbP(objects[i]);
 
@@ -305,7 +342,7 @@ ClaimAssigned(Batch *batch, const Assignment *assignment)
 		slot->in_flight--;
 	}
 	qsort(claims, n, sizeof(Claim), CompareIds);
-	if (o->avoid_locked_rows)
+	if (AvoidsLockedRows(o))
 		n = KeepAvailableClaims(batch, claims, n);
 	for (int i = 0; i < n; i++)
 	{
@@ -318,7 +355,14 @@ ClaimAssigned(Batch *batch, const Assignment *assignment)
 	for (int i = 0; i < claimed; i++)
 		step_ids[i] = moved[i].step_id;
 	qsort(step_ids, claimed, sizeof(int64), CompareIds);
-	NotifyExecutors(batch, ReadClaimedSteps(step_ids, claimed), claimed);
+	FAULT_POINT("dispatched");
+	NotifyExecutors(batch, ReadClaimedSteps(step_ids, claimed, MAX_PAYLOAD_ENTRY), claimed);
+}
+
+void
+StopPushing(Orchestrator *o)
+{
+	o->quiet_until = TaskerNow() + QUIET_US;
 }
 
 void

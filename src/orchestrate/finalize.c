@@ -11,6 +11,7 @@
 
 #include "catalog/pg_type.h"
 #include "orchestrate/finalize.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "pg/table.h"
 #include "run/row.h"
@@ -191,6 +192,7 @@ FinalizeTasks(const Finality *finalities, int n)
 	moved += MoveThose(finalities, n, error, alive, STATE_ERROR, STATE_PENDING);
 	moved += MoveThose(finalities, n, error, alive, STATE_PENDING, STATE_IN_PROGRESS);
 	moved += MoveThose(finalities, n, started, every, STATE_PENDING, STATE_IN_PROGRESS);
+	FAULT_POINT("finalizing");
 	moved += MoveThose(finalities, n, open, complete, STATE_IN_PROGRESS, STATE_COMPLETE);
 	moved += MoveThose(finalities, n, started, error, STATE_IN_PROGRESS, STATE_ERROR);
 	return moved;

@@ -10,11 +10,14 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "define/ownership.h"
 #include "define/policy.h"
 #include "orchestrate/intake.h"
 #include "orchestrate/roster.h"
+#include "pg/fault.h"
+#include "pg/measure.h"
 #include "pg/position.h"
 #include "pg/query.h"
 #include "pg/table.h"
@@ -24,6 +27,7 @@
 #include "run/transition.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/xid8.h"
 
 /* ---------- the logs ---------- */
 
@@ -93,11 +97,21 @@ ToState(Table *log, TupleTableSlot *row)
 	return StateOfValue(log, LOG_TO_STATE, RowColumn(log, row, LOG_TO_STATE, NULL));
 }
 
+/* Whether another transaction than this one made the transition. */
+static bool
+IsOfOthers(Table *log, TupleTableSlot *row)
+{
+	FullTransactionId made_by = DatumGetFullTransactionId(RowColumn(log, row, LOG_XACT, NULL));
+
+	return !FullTransactionIdEquals(made_by, GetTopFullTransactionIdIfAny());
+}
+
 /* Of tasks only the way to pending has consequences. */
 static void
 TakeTaskLogRow(Batch *batch, Table *log, TupleTableSlot *row)
 {
 	batch->report.log_rows++;
+	batch->report.others |= IsOfOthers(log, row);
 	if (ToState(log, row) == STATE_PENDING)
 		AddWork(batch->o, WORK_STARTED, DatumGetInt64(RowColumn(log, row, LOG_OWNER, NULL)));
 }
@@ -127,6 +141,7 @@ TakeStepLogRow(Batch *batch, Table *log, TupleTableSlot *row)
 			palloc(sizeof(LogEntry) * batch->entries_room);
 	}
 	batch->report.log_rows++;
+	batch->report.others |= IsOfOthers(log, row);
 	batch->entries[batch->n_entries++] = (LogEntry)
 	{
 		.step_id = DatumGetInt64(RowColumn(log, row, LOG_OWNER, NULL)),
@@ -185,11 +200,13 @@ ReadLog(Batch *batch)
 	o->paused = RowBool(0, 2);
 	if (!RowBool(0, 3))
 		return false;
+	batch->report.news_since = BeginIntake();
 	BeginAccess();
 	position = PositionOfSnapshot(o->context, CurrentSnapshotText());
 	ReadNewRows(batch, &TASK_LOG, o->position, TakeTaskLogRow);
 	ReadNewRows(batch, &STEP_LOG, o->position, TakeStepLogRow);
 	EndAccess();
+	FAULT_POINT("log-read");
 	qsort(batch->entries, batch->n_entries, sizeof(LogEntry), CompareLogRows);
 	for (int i = 0; i < batch->n_entries; i++)
 		ApplyStepRow(o, &batch->entries[i]);
@@ -260,10 +277,21 @@ LookAtTask(Orchestrator *o, int64 task_id)
 	AddWorkOfRows(o, rows);
 }
 
+/* An operator may have settled what had failed, and nobody has read of it. */
+static KeptQuery READ_TASKS_IN_ERROR = {
+	.sql = "SELECT t.task_id FROM tasker.tasks t WHERE t.state = 'error' ORDER BY t.task_id",
+	.nargs = 0
+};
+
 void
 LookAtOpenTasks(Orchestrator *o)
 {
+	uint64		rows;
+
 	AddWorkOfRows(o, RunPlainQuery(&READ_OPEN_TASKS));
+	rows = RunPlainQuery(&READ_TASKS_IN_ERROR);
+	for (uint64 row = 0; row < rows; row++)
+		AddWork(o, WORK_FINALS, RowInt64(row, 1));
 }
 
 /* ---------- timers ---------- */
@@ -285,15 +313,18 @@ static KeptQuery READ_TIMED_STEPS = {
  * second at most, and takes at most one part in RESCAN_SHARE of the time.
  */
 static Timer *
-LookAtTimers(Batch *batch, int *n)
+LookAtTimers(Batch *batch, int *n, int *n_tasks)
 {
 	Orchestrator *o = batch->o;
 	bool		from_start = o->timers_taken_until == DT_NOBEGIN;
 	TimestampTz begun = GetCurrentTimestamp();
 	Timer	   *timers;
+	int64	   *task_ids;
 	TimestampTz ended;
 
-	batch->reenqueues = TakeDueReenqueues(o->timers_taken_until, batch->now, batch->batch_size, &batch->n_reenqueues);
+	task_ids = FindDueReenqueues(o->timers_taken_until, batch->now, batch->batch_size, n_tasks);
+	for (int i = 0; i < *n_tasks; i++)
+		AddWork(o, WORK_REENQUEUED, task_ids[i]);
 	timers = TakeDueTimers(o->timers_taken_until, batch->now, batch->batch_size, n);
 	ended = GetCurrentTimestamp();
 	if (from_start)
@@ -306,13 +337,14 @@ TakeTimers(Batch *batch)
 {
 	Orchestrator *o = batch->o;
 	int			n;
-	Timer	   *timers = LookAtTimers(batch, &n);
+	int			n_tasks;
+	Timer	   *timers = LookAtTimers(batch, &n, &n_tasks);
 	int64	   *step_ids;
 	int32	   *sort_keys;
 	Datum		args[2];
 	uint64		rows;
 
-	if (n < batch->batch_size && batch->n_reenqueues < batch->batch_size)
+	if (n < batch->batch_size && n_tasks < batch->batch_size)
 		o->timers_taken_until = batch->now;
 	else
 		batch->report.more = true;

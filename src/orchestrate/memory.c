@@ -9,8 +9,10 @@
 #include "catalog/pg_type.h"
 #include "orchestrate/memory.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/position.h"
 #include "pg/query.h"
+#include "pg/wakeup.h"
 #include "run/log_mark.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -53,7 +55,9 @@ TakeIds(IdList *list, int max, int *n)
 	int			take = Min(max, list->n);
 	int64	   *ids = palloc(sizeof(int64) * Max(take, 1));
 
-	memcpy(ids, list->ids + list->n - take, sizeof(int64) * take);
+	/* A list that was always empty has no array. */
+	if (take > 0)
+		memcpy(ids, list->ids + list->n - take, sizeof(int64) * take);
 	list->n -= take;
 	qsort(ids, take, sizeof(int64), CompareIds);
 	*n = 0;
@@ -122,6 +126,12 @@ AvoidLockedRows(Orchestrator *o)
 }
 
 bool
+AvoidsLockedRows(const Orchestrator *o)
+{
+	return o->avoid_locked_rows || (o->in_session && TransactionHasNews());
+}
+
+bool
 MetLockedRows(const Orchestrator *o)
 {
 	return o->postponed_until != 0;
@@ -134,25 +144,36 @@ MetLockedRows(const Orchestrator *o)
 static HTAB *set_aside = NULL;
 
 bool
-IsSetAside(int64 id)
+IsSetAside(int64 id, bool is_task)
 {
-	return set_aside != NULL && hash_search(set_aside, &id, HASH_FIND, NULL) != NULL;
+	Owner		owner = {.id = id,.is_task = is_task};
+
+	return set_aside != NULL && hash_search(set_aside, &owner, HASH_FIND, NULL) != NULL;
 }
 
-int
-SetAsideLast(Orchestrator *o)
+bool
+SetAsideLast(Orchestrator *o, int64 *id, bool *is_task)
 {
+	if (o->last.id == 0)
+		return false;
 	if (set_aside == NULL)
-		set_aside = MakeHash(TopMemoryContext, "tasker set aside", sizeof(int64), sizeof(int64));
-	for (int i = 0; i < o->last.n; i++)
-		(void) hash_search(set_aside, &o->last.ids[i], HASH_ENTER, NULL);
-	return (int) hash_get_num_entries(set_aside);
+		set_aside = MakeHash(TopMemoryContext, "tasker set aside", sizeof(Owner), sizeof(Owner));
+	(void) hash_search(set_aside, &o->last, HASH_ENTER, NULL);
+	*id = o->last.id;
+	*is_task = o->last.is_task;
+	return true;
+}
+
+static bool
+IsWorkOfTasks(WorkKind kind)
+{
+	return kind == WORK_STARTED || kind == WORK_TURNS || kind == WORK_FINALS;
 }
 
 void
 AddWork(Orchestrator *o, WorkKind kind, int64 id)
 {
-	if (!IsSetAside(id))
+	if (!IsSetAside(id, IsWorkOfTasks(kind)))
 		AddId(o->context, &o->work[kind], id);
 }
 
@@ -160,11 +181,20 @@ AddWork(Orchestrator *o, WorkKind kind, int64 id)
 int64 *
 TakeWork(Batch *batch, WorkKind kind, int *n)
 {
-	int64	   *ids = TakeIds(&batch->o->work[kind], batch->batch_size, n);
+	int64	   *ids = TakeIds(&batch->o->work[kind], IsFull(batch) ? 0 : batch->batch_size, n);
 
-	for (int i = 0; i < *n && batch->batch_size == 1; i++)
-		AddId(batch->o->context, &batch->o->last, ids[i]);
+	if (batch->batch_size == 1 && *n == 1)
+		batch->o->last = (Owner)
+	{
+		.id = ids[0],.is_task = IsWorkOfTasks(kind)
+	};
 	return ids;
+}
+
+bool
+IsFull(const Batch *batch)
+{
+	return batch->batch_size == 1 && batch->o->last.id != 0;
 }
 
 bool
@@ -305,11 +335,32 @@ static KeptQuery READ_CHECKPOINT = {
 static KeptQuery SAVE_CHECKPOINT = {
 	.sql =
 	"UPDATE tasker.orchestrator_checkpoint"
-	"   SET generation = generation + 1, position = $1::pg_snapshot, reconcile = false,"
+	"   SET generation = generation + 1, position = $1::pg_snapshot, reconcile = $5,"
 	"       in_flight_steps = $2, in_flight_executors = $3, saved_at = $4"
 	" WHERE only_one RETURNING generation, ctid",
-	.nargs = 4,.types = {TEXTOID, INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID}
+	.nargs = 5,.types = {TEXTOID, INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID, BOOLOID}
 };
+
+static KeptQuery NOTE_POSTPONED = {
+	.sql =
+	"UPDATE tasker.orchestrator_checkpoint SET generation = generation + 1, reconcile = true"
+	" WHERE only_one RETURNING generation",
+	.nargs = 0
+};
+
+/*
+ * What is postponed may have left the queue and the timers with this very
+ * transaction: the memory alone would know of it, and the next one, of a worker
+ * after a crash or of another session, would not.
+ */
+void
+NotePostponed(Orchestrator *o)
+{
+	if (o->postponed_noted || RunPlainQuery(&NOTE_POSTPONED) == 0)
+		return;
+	o->generation = RowInt64(0, 1);
+	o->postponed_noted = o->dirty = true;
+}
 
 /* Forgets everything and starts from the checkpoint. */
 void
@@ -317,13 +368,15 @@ ReadCheckpoint(Orchestrator *o)
 {
 	MemoryContext context = o->context;
 	bool		avoid_locked_rows = o->avoid_locked_rows;
+	TimestampTz quiet_until = o->quiet_until;
+	bool		in_session = o->in_session;
 	ArrayType  *steps;
 	ArrayType  *executors;
 
 	MemoryContextDeleteChildren(context);
 	*o = (Orchestrator)
 	{
-		.context = context,.avoid_locked_rows = avoid_locked_rows
+		.context = context,.avoid_locked_rows = avoid_locked_rows,.quiet_until = quiet_until,.in_session = in_session
 	};
 	MakeMemory(o);
 	o->saved_at = GetCurrentTimestamp();
@@ -350,7 +403,7 @@ SaveCheckpoint(Orchestrator *o)
 	int64	   *executors = palloc(sizeof(int64) * Max(n, 1));
 	HASH_SEQ_STATUS scan;
 	InFlight   *flight;
-	Datum		args[4];
+	Datum		args[5];
 	int			i = 0;
 
 	hash_seq_init(&scan, o->in_flight);
@@ -363,11 +416,15 @@ SaveCheckpoint(Orchestrator *o)
 	args[1] = Int64Array(steps, i);
 	args[2] = Int64Array(executors, i);
 	args[3] = TimestampTzGetDatum(TaskerNow());
+	/* What is set aside the position has passed: whoever starts from it looks at every open task. */
+	args[4] = BoolGetDatum(set_aside != NULL);
+	FAULT_POINT("checkpoint-due");
 	(void) RunQuery(&SAVE_CHECKPOINT, args, NULL);
+	FAULT_POINT("checkpoint-saved");
 	o->generation = RowInt64(0, 1);
 	o->saved_at = GetCurrentTimestamp();
 	o->dirty = false;
-	o->reconcile = false;
+	o->reconcile = o->postponed_noted = false;
 	o->checkpoint_tid = *(ItemPointer) DatumGetPointer(RowDatum(0, 2, NULL));
 	if (o->rows_since_mark >= ROWS_BETWEEN_MARKS)
 	{

@@ -30,6 +30,7 @@ typedef struct IdList
 /* What is left to look at. */
 typedef enum WorkKind
 {
+	WORK_REENQUEUED,			/* tasks whose re-enqueue is due */
 	WORK_STARTED,				/* tasks that became pending */
 	WORK_CLOSED,				/* steps that became complete or resolved */
 	WORK_FAILED,				/* steps that came to error */
@@ -39,6 +40,13 @@ typedef enum WorkKind
 	WORK_FINALS,				/* tasks that may be done or stuck */
 	WORK_KINDS
 } WorkKind;
+
+/* Whose row it is. */
+typedef struct Owner
+{
+	int64		id;
+	int64		is_task;		/* 1, or 0 for a step; without padding */
+} Owner;
 
 /* A step in flight. */
 typedef struct InFlight
@@ -80,10 +88,13 @@ struct Orchestrator
 	bool		reconcile;
 	bool		paused;
 	IdList		work[WORK_KINDS];
-	IdList		last;			/* what the last batch took, if it was of one */
+	Owner		last;			/* what the last batch took, if it was of one; id 0: nothing */
 	IdList		postponed[WORK_KINDS];
 	TimestampTz postponed_until;
+	bool		postponed_noted;	/* the checkpoint says so, too */
 	bool		avoid_locked_rows;
+	TimestampTz quiet_until;	/* nothing is pushed until then, nor before there is room; 0: pushes */
+	bool		in_session;		/* batches follow each other in one transaction */
 	HTAB	   *in_flight;
 	HTAB	   *watched_children;
 	HTAB	   *watched_tasks;
@@ -122,8 +133,6 @@ typedef struct Batch
 	int			entries_room;
 	LogEntry   *entries;
 	IdList		start;			/* tasks: pending to in_progress */
-	int			n_reenqueues;
-	Reenqueue  *reenqueues;		/* tasks: in_progress to pending */
 	IdList		promote;		/* steps: error to pending */
 	IdList		skip;			/* steps: error to resolved */
 	IdList		cascade;		/* steps: pending to cancelled */
@@ -163,10 +172,26 @@ extern bool HasWork(const Orchestrator *o);
 /* Leaves work for a little later: its rows are locked. */
 extern void Postpone(Orchestrator *o, WorkKind kind, int64 id, TimestampTz now);
 extern void ComeBackSoon(Orchestrator *o, TimestampTz now);
+
+/* Notes with the checkpoint that something is postponed: whoever starts from there looks for it. */
+extern void NotePostponed(Orchestrator *o);
+
+/*
+ * Whether rows that others have locked are passed over.  A session does so
+ * from the first move of its transaction on: it holds rows itself then, and
+ * not in one order with those that the next batch wants.
+ */
+extern bool AvoidsLockedRows(const Orchestrator *o);
 extern void TakeUpPostponed(Orchestrator *o, TimestampTz now);
 
+/*
+ * Whether the batch has taken something that can be set aside if it fails: the
+ * smallest batch takes one thing, whatever kinds of work there are.
+ */
+extern bool IsFull(const Batch *batch);
+
 /* Whether an owner was set aside by SetAsideLast. */
-extern bool IsSetAside(int64 id);
+extern bool IsSetAside(int64 id, bool is_task);
 
 /* ---------- watching ---------- */
 

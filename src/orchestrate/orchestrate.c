@@ -23,8 +23,10 @@
 #include "orchestrate/orchestrate.h"
 #include "orchestrate/roster.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
 #include "pg/query.h"
+#include "pgstat.h"
 #include "run/transition.h"
 #include "utils/datetime.h"
 #include "utils/memutils.h"
@@ -53,6 +55,14 @@ WakeTime(Batch *batch)
 	return wake_at;
 }
 
+/* What pg_stat_activity shows of the worker; a session's query stays. */
+static void
+EnterPhase(bool in_session, const char *phase)
+{
+	if (!in_session)
+		pgstat_report_activity(STATE_RUNNING, phase);
+}
+
 BatchReport
 RunBatch(Orchestrator *o, int batch_size, bool in_session)
 {
@@ -62,8 +72,13 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 	MemoryContext scratch = AllocSetContextCreate(caller, "tasker batch", ALLOCSET_DEFAULT_SIZES);
 
 	MemoryContextSwitchTo(scratch);
-	o->last.n = 0;
+	o->last = (Owner)
+	{
+		0
+	};
+	o->in_session = in_session;
 
+	EnterPhase(in_session, "tasker: reading the logs");
 	TakeOver();
 	RefreshPauses();
 	RefreshPolicies();
@@ -83,6 +98,7 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 		o->reconcile = false;
 		o->dirty = true;
 	}
+	EnterPhase(in_session, "tasker: looking for what follows");
 	TakeUpPostponed(o, batch.now);
 	LookAtExecutors(&batch);
 	TakeTimers(&batch);
@@ -93,8 +109,12 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 	FollowCandidates(&batch);
 	FollowTurns(&batch);
 
+	EnterPhase(in_session, "tasker: moving tasks and steps");
 	MovePlannedTasks(&batch);
+	FAULT_POINT("batch-tasks-moved");
 	MovePlannedSteps(&batch);
+	FAULT_POINT("batch-steps-moved");
+	EnterPhase(in_session, "tasker: giving steps to executors");
 	Dispatch(&batch);
 
 	batch.report.transitions = batch.transitions;
@@ -103,6 +123,8 @@ RunBatch(Orchestrator *o, int batch_size, bool in_session)
 	if (!HasWork(o) && o->postponed_until == 0 &&
 		(in_session || (o->dirty && CheckpointIsDue(o))))
 		SaveCheckpoint(o);
+	if (o->postponed_until != 0)
+		NotePostponed(o);
 	/* What was moved now lies beyond the position. */
 	o->dirty |= batch.transitions > 0;
 	if (!batch.report.more)
@@ -130,6 +152,7 @@ AdvanceTask(int64 task_id)
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextSwitchTo(scratch);
 		batch.o = OpenOrchestrator(scratch);
+		batch.o->in_session = true;
 		LookAtTask(batch.o, task_id);
 		FollowStarted(&batch);
 		FollowFailed(&batch);
@@ -145,7 +168,14 @@ AdvanceTask(int64 task_id)
 
 /* ---------- in a session ---------- */
 
-/* Runs batches until nothing is left to do; returns the transitions made. */
+/* How often a session takes in what others have done since it began. */
+#define LATE_READS 10
+
+/*
+ * Runs batches until nothing is left to do; returns the transitions made.
+ * Others may bring news for ever: the rest of it is left to who orchestrates
+ * next, whom the commit wakes.
+ */
 static int64
 OrchestrateHere(int64 task_id)
 {
@@ -154,6 +184,7 @@ OrchestrateHere(int64 task_id)
 	BatchReport report;
 	int64		transitions = 0;
 	bool		look = task_id != 0;
+	int			late_reads = -1;
 
 	OpenQueryScope(&scope);
 	LockOrchestration();
@@ -163,10 +194,11 @@ OrchestrateHere(int64 task_id)
 		CHECK_FOR_INTERRUPTS();
 		report = RunBatch(o, tasker_batch_size, true);
 		transitions += report.transitions;
+		late_reads += report.others || late_reads < 0;
 		/* Not before a batch: the first one starts the memory from the checkpoint. */
 		if (look)
 			LookAtTask(o, task_id);
-		else if (!report.more)
+		else if (!report.more || late_reads > LATE_READS)
 			break;
 		look = false;
 	}

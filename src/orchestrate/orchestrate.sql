@@ -23,7 +23,7 @@ COMMENT ON COLUMN tasker.orchestrator_checkpoint.taken_over_at IS 'When the serv
 CREATE FUNCTION tasker.orchestrate(task_id bigint DEFAULT NULL) RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_orchestrate';
 COMMENT ON FUNCTION tasker.orchestrate(bigint) IS
-'Does in this session and transaction what the background worker does: discovers ready steps, promotes due retries, recovers steps of lost executors, finalizes tasks, dispatches. Runs until there is nothing left to do and returns how many transitions it made; a second call makes none. With a task_id that task is looked at from its rows as well, whatever the log has said. Waits for another orchestrator at work. Error: 42704 unknown task.';
+'Does in this session and transaction what the background worker does: discovers ready steps, promotes due retries, recovers steps of lost executors, finalizes tasks, dispatches. Runs until there is nothing left to do and returns how many transitions it made; a second call makes none. While others keep bringing news it leaves the rest of that to the next orchestrator. With a task_id that task is looked at from its rows as well, whatever the log has said. Waits for another orchestrator at work, and for locked rows until the transaction has moved something; those that others hold are passed over from then on, for the next call. Error: 42704 unknown task.';
 
 CREATE FUNCTION tasker.retry_due_steps(task_id bigint DEFAULT NULL, max integer DEFAULT NULL) RETURNS integer
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_retry_due_steps';

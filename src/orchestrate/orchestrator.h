@@ -16,8 +16,10 @@ typedef struct BatchReport
 {
 	int64		transitions;	/* made */
 	int64		log_rows;		/* read */
+	bool		others;			/* some of them are of other transactions */
 	int64		claims;
 	int64		notifications;
+	TimestampTz news_since;		/* the oldest commit with news that was read; 0: none, or unknown */
 	bool		more;			/* something is left to do now */
 	TimestampTz wake_at;		/* tasker.now() when there will be; DT_NOEND: not before news */
 } BatchReport;
@@ -35,13 +37,19 @@ extern void RefreshExecutors(Orchestrator *orchestrator);
  */
 extern void AvoidLockedRows(Orchestrator *orchestrator);
 
+/*
+ * From now on notifies nobody, after NOTIFY has found its queue full: steps
+ * stay in the work queue, where executors claim them, until there is room.
+ */
+extern void StopPushing(Orchestrator *orchestrator);
+
 /* Whether the last batch still met locked rows. */
 extern bool MetLockedRows(const Orchestrator *orchestrator);
 
 /*
- * After a batch of size one has failed: what it took is left alone by this
- * process from now on.  Returns how many owners are set aside in all.
+ * After a batch of size one has failed: what it took, a task or a step, is
+ * left alone by this process from now on.  False where it had taken nothing.
  */
-extern int	SetAsideLast(Orchestrator *orchestrator);
+extern bool SetAsideLast(Orchestrator *orchestrator, int64 *id, bool *is_task);
 
 #endif							/* TASKER_ORCHESTRATOR_H */

@@ -6,6 +6,8 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "miscadmin.h"
 #include "orchestrate/roster.h"
 #include "pg/query.h"
 #include "utils/builtins.h"
@@ -65,12 +67,65 @@ CountFlights(Orchestrator *o)
 	}
 }
 
+/* Of so many lost executors at once the log has a line each. */
+#define MAX_LOST_LINES 10
+
+/* Says in the server log who was lost and left steps behind. */
+static void
+ReportLost(const Orchestrator *o, const Executor **gone, int n)
+{
+	const char *database = get_database_name(MyDatabaseId);
+	int			lines = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		HASH_SEQ_STATUS scan;
+		InFlight   *flight;
+		int			steps = 0;
+
+		hash_seq_init(&scan, o->in_flight);
+		while ((flight = hash_seq_search(&scan)) != NULL)
+			steps += flight->executor_id == gone[i]->executor_id;
+		if (steps > 0 && lines++ < MAX_LOST_LINES)
+			ereport(LOG,
+					(errmsg("tasker: executor " INT64_FORMAT " of database \"%s\" was lost; steps taken back: %d",
+							gone[i]->executor_id, database, steps),
+					 gone[i]->detached ? errdetail("No heartbeat came within its lease.") :
+					 errdetail("Its session has ended.")));
+	}
+	if (lines > MAX_LOST_LINES)
+		ereport(LOG,
+				(errmsg("tasker: %d more executors of database \"%s\" were lost with steps", lines - MAX_LOST_LINES, database),
+				 errhint("tasker.stat_executors shows them.")));
+}
+
+/* Leaves of the executors those that are among the ids; returns how many. */
+static int
+KeepOnly(const Executor **executors, int n, const int64 *ids, int n_ids)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		for (int k = 0; k < n_ids; k++)
+		{
+			if (executors[i]->executor_id == ids[k])
+			{
+				executors[kept++] = executors[i];
+				break;
+			}
+		}
+	}
+	return kept;
+}
+
 /* Reads who is there; those who are gone are ended. */
 static void
 ReadExecutors(Batch *batch)
 {
 	Orchestrator *o = batch->o;
 	int64	   *gone;
+	const Executor **lost;
 	Executor   *executors;
 	MemoryContext caller;
 	int			n;
@@ -83,6 +138,7 @@ ReadExecutors(Batch *batch)
 	o->executor_count = 0;
 	o->executors_good_until = DT_NOEND;
 	gone = palloc(sizeof(int64) * Max(n, 1));
+	lost = palloc(sizeof(Executor *) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
 		TimestampTz good_until;
@@ -93,13 +149,21 @@ ReadExecutors(Batch *batch)
 			o->executors_good_until = Min(o->executors_good_until, good_until);
 		}
 		else
+		{
+			lost[n_gone] = &executors[i];
 			gone[n_gone++] = executors[i].executor_id;
+		}
 	}
 	ListHandlers(o);
 	MemoryContextSwitchTo(caller);
 	CountFlights(o);
-	EndExecutors(gone, n_gone, "lost");
-	o->refresh_executors = false;
+	/* Whoever has locked one unregisters it, and if that fails the next look finds it. */
+	n = LockLiveExecutors(gone, n_gone);
+	EndExecutors(gone, n, "lost");
+	ReportLost(o, lost, KeepOnly(lost, n_gone, gone, n));
+	o->refresh_executors = n < n_gone;
+	if (n < n_gone)
+		ComeBackSoon(o, batch->now);
 }
 
 /* Leases that would have run out may have been renewed since they were read. */

@@ -49,7 +49,22 @@ InitCatalog(void)
 	CacheRegisterRelcacheCallback(NoteRelationChange, (Datum) 0);
 }
 
-/* The version of an extension as a number: 1.2 is 102. */
+/* A version as a number: 1.2 is 102. */
+static int
+VersionNumber(const char *version)
+{
+	int			major = 0;
+	int			minor = 0;
+
+	(void) sscanf(version, "%d.%d", &major, &minor);
+	return major * 100 + minor;
+}
+
+/*
+ * The version of the extension as a number.  Raises 55000 where it is later
+ * than that of the library: what an old library does to tables that it does
+ * not know cannot be told.
+ */
 static int
 VersionOfExtension(Oid extension)
 {
@@ -57,8 +72,7 @@ VersionOfExtension(Oid extension)
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
-	int			major = 0;
-	int			minor = 0;
+	char	   *version = NULL;
 
 	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(extension));
 	scan = systable_beginscan(extensions, ExtensionOidIndexId, true, NULL, 1, &key);
@@ -66,13 +80,21 @@ VersionOfExtension(Oid extension)
 	if (HeapTupleIsValid(tuple))
 	{
 		bool		is_null;
-		Datum		version = heap_getattr(tuple, Anum_pg_extension_extversion, RelationGetDescr(extensions), &is_null);
 
-		(void) sscanf(TextDatumGetCString(version), "%d.%d", &major, &minor);
+		version = TextDatumGetCString(heap_getattr(tuple, Anum_pg_extension_extversion,
+												   RelationGetDescr(extensions), &is_null));
 	}
 	systable_endscan(scan);
 	table_close(extensions, AccessShareLock);
-	return major * 100 + minor;
+	if (version == NULL)
+		return 0;
+	if (VersionNumber(version) > VersionNumber(TASKER_VERSION))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("extension \"tasker\" has version %s in this database, but this server has loaded the library of version %s",
+						version, TASKER_VERSION),
+				 errhint("Install the files of tasker %s on this server and restart it.", version)));
+	return VersionNumber(version);
 }
 
 /* Fills the cache; false where the extension is not installed. */

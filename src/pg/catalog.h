@@ -7,6 +7,14 @@
 
 #include "tasker.h"
 
+/* The version of the SQL that this library is of; tasker.control has it, too. */
+#define TASKER_VERSION "1.1"
+
+/*
+ * Everything here raises 55000 where the SQL of the extension is of a later
+ * version than this library.
+ */
+
 /*
  * Whether the extension is installed in this database.  The caller must be
  * in a transaction.

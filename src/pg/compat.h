@@ -43,6 +43,15 @@
 #include "varatt.h"
 #endif
 
+/* 17 has injection points, 18 hands them an argument. */
+#ifdef USE_INJECTION_POINTS
+#include "utils/injection_point.h"
+#if PG_VERSION_NUM < 180000
+#undef INJECTION_POINT
+#define INJECTION_POINT(name, arg) InjectionPointRun(name)
+#endif
+#endif
+
 /*
  * 16 distinguishes which indexes an update must touch, 18 counts index scans
  * for EXPLAIN.  The headers come first: the macros must not meet their

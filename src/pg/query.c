@@ -31,6 +31,9 @@
 typedef struct PlannerSettings
 {
 	bool		seqscan;
+	bool		indexscan;
+	bool		indexonlyscan;
+	bool		nestloop;
 	bool		bitmapscan;
 	bool		hashjoin;
 	bool		mergejoin;
@@ -52,6 +55,9 @@ PinPlanner(void)
 	saved_settings = (PlannerSettings)
 	{
 		.seqscan = enable_seqscan,
+		.indexscan = enable_indexscan,
+		.indexonlyscan = enable_indexonlyscan,
+		.nestloop = enable_nestloop,
 		.bitmapscan = enable_bitmapscan,
 		.hashjoin = enable_hashjoin,
 		.mergejoin = enable_mergejoin,
@@ -61,6 +67,7 @@ PinPlanner(void)
 		.jit = jit_enabled,
 		.join_collapse_limit = join_collapse_limit,
 	};
+	enable_indexscan = enable_indexonlyscan = enable_nestloop = true;
 	enable_seqscan = enable_bitmapscan = false;
 	enable_hashjoin = enable_mergejoin = false;
 	enable_material = enable_memoize = enable_hashagg = false;
@@ -76,6 +83,9 @@ UnpinPlanner(void)
 	if (!settings_pinned)
 		return;
 	enable_seqscan = saved_settings.seqscan;
+	enable_indexscan = saved_settings.indexscan;
+	enable_indexonlyscan = saved_settings.indexonlyscan;
+	enable_nestloop = saved_settings.nestloop;
 	enable_bitmapscan = saved_settings.bitmapscan;
 	enable_hashjoin = saved_settings.hashjoin;
 	enable_mergejoin = saved_settings.mergejoin;
@@ -142,7 +152,10 @@ OpenReadingScope(QueryScope *scope)
 	Oid			owner = ExtensionOwner();
 
 	if (settings_pinned)
-		elog(ERROR, "tasker functions cannot be called from within each other");
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("tasker functions cannot be called from within each other"),
+				 errhint("Strategies, and triggers on tables of tasker, may read; what they want done somebody must do afterwards.")));
 	scope->context = CurrentMemoryContext;
 	GetUserIdAndSecContext(&scope->caller, &scope->security_context);
 	scope_caller = scope->caller;

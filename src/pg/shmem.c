@@ -78,6 +78,25 @@ InitSharedMemory(void)
 	shmem_startup_hook = StartSharedMemory;
 }
 
+/* Whether nobody needs what a slot knows. */
+static bool
+IsSpare(const DatabaseSlot *slot)
+{
+	return slot->database == InvalidOid || (slot->status == DATABASE_IDLE && slot->pid == 0 && !slot->held);
+}
+
+bool
+HasDatabaseRoom(void)
+{
+	for (int i = 0; i < Shared->slots; i++)
+	{
+		if (IsSpare(&Shared->databases[i]))
+			return true;
+	}
+	return false;
+}
+
+/* An unused slot is taken rather than that of a database that wants no orchestrator. */
 DatabaseSlot *
 FindDatabaseSlot(Oid database, bool create)
 {
@@ -89,7 +108,7 @@ FindDatabaseSlot(Oid database, bool create)
 
 		if (slot->database == database)
 			return slot;
-		if (free_slot == NULL && slot->database == InvalidOid)
+		if (IsSpare(slot) && (free_slot == NULL || (free_slot->database != InvalidOid && slot->database == InvalidOid)))
 			free_slot = slot;
 	}
 	if (!create || free_slot == NULL)

@@ -60,10 +60,14 @@ extern SharedState *Shared;
 extern void InitSharedMemory(void);
 
 /*
- * The slot of a database; makes one if create.  NULL where there is none or
- * no room.  The caller must hold Shared->lock, exclusively to create.
+ * The slot of a database; makes one if create, in place of one that is idle if
+ * need be.  NULL where there is none or no room.  The caller must hold
+ * Shared->lock, exclusively to create.
  */
 extern DatabaseSlot *FindDatabaseSlot(Oid database, bool create);
+
+/* Whether a slot could be made.  As above. */
+extern bool HasDatabaseRoom(void);
 
 /*
  * Heartbeats of detached executors.  Each call takes the lock by itself and

@@ -13,11 +13,14 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "pg/fault.h"
+#include "pg/measure.h"
 #include "pg/shmem.h"
 #include "pg/wakeup.h"
 
 static bool wake_at_commit = false;
 static bool executors_at_commit = false;
+static int64 rows_at_commit = 0;
 
 /*
  * A database whose orchestrator is not there yet is the launcher's business:
@@ -55,22 +58,42 @@ WakeOrchestratorNow(bool executors_changed)
 static void
 WakeAtTransactionEnd(XactEvent event, void *arg)
 {
+	if (event == XACT_EVENT_PRE_COMMIT && wake_at_commit)
+		FAULT_POINT("committing");
+	if (event == XACT_EVENT_PREPARE && wake_at_commit)
+		FAULT_POINT("prepared");
 	if (event == XACT_EVENT_COMMIT && wake_at_commit)
+	{
+		FAULT_POINT("committed");
+		if (rows_at_commit > 0)
+			AddUnread(rows_at_commit);
 		WakeOrchestratorNow(executors_at_commit);
+		FAULT_POINT("woken");
+	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	{
 		wake_at_commit = executors_at_commit = false;
+		rows_at_commit = 0;
+	}
 }
 
 void
-WakeOrchestratorAtCommit(void)
+WakeOrchestratorAtCommit(int64 rows)
 {
 	wake_at_commit = true;
+	rows_at_commit += rows;
 }
 
 void
 WakeForExecutorsAtCommit(void)
 {
 	wake_at_commit = executors_at_commit = true;
+}
+
+bool
+TransactionHasNews(void)
+{
+	return wake_at_commit;
 }
 
 bool

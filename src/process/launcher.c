@@ -24,9 +24,13 @@
 #include "commands/defrem.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "pg/complaint.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
 #include "pg/low_water.h"
+#include "pg/measure.h"
 #include "pg/shmem.h"
+#include "pg/wait.h"
 #include "pg/waiters.h"
 #include "pg/wakeup.h"
 #include "pgstat.h"
@@ -62,7 +66,28 @@ IsServed(Form_pg_database database)
 	return database->datallowconn && !database->datistemplate;
 }
 
-/* Has every database looked at that can be connected to. */
+/* Databases that were wanted, and those that the log says to be waiting for a slot. */
+static List *looked_at = NIL;
+static List *left_out = NIL;
+
+/* Notes a database; false where it was noted before. */
+static bool
+NoteOnce(List **list, Oid database)
+{
+	MemoryContext caller;
+
+	if (list_member_oid(*list, database))
+		return false;
+	caller = MemoryContextSwitchTo(TopMemoryContext);
+	*list = lappend_oid(*list, database);
+	MemoryContextSwitchTo(caller);
+	return true;
+}
+
+/*
+ * Has every database looked at that can be connected to.  Those for which
+ * there is no slot wait until one turns out to have no extension.
+ */
 static void
 WantAllDatabases(void)
 {
@@ -79,26 +104,48 @@ WantAllDatabases(void)
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 		DatabaseSlot *slot;
 
-		if (!IsServed(database))
+		if (!IsServed(database) || list_member_oid(looked_at, database->oid))
 			continue;
 		LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
 		slot = FindDatabaseSlot(database->oid, true);
 		if (slot != NULL && slot->status == DATABASE_UNKNOWN)
 			slot->status = DATABASE_WANTED;
 		LWLockRelease(Shared->lock);
-		if (slot == NULL)
+		if (slot != NULL)
+		{
+			(void) NoteOnce(&looked_at, database->oid);
+			left_out = list_delete_oid(left_out, database->oid);
+		}
+		else if (NoteOnce(&left_out, database->oid))
 			ereport(LOG,
-					(errmsg("tasker: no room to look at database \"%s\"", NameStr(database->datname)),
-					 errhint("Increase tasker.max_databases.")));
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("tasker: database \"%s\" has to wait, %d others may need an orchestrator",
+							NameStr(database->datname), Shared->slots),
+					 errhint("Increase tasker.max_databases, and restart the server.")));
 	}
 	table_endscan(scan);
 	table_close(relation, AccessShareLock);
 	CommitTransactionCommand();
 }
 
-/* Whether a database is still there, and one that is served. */
+/* Has those looked at that were left out, once there is room. */
+static void
+WantLeftOutDatabases(void)
+{
+	bool		room;
+
+	if (left_out == NIL)
+		return;
+	LWLockAcquire(Shared->lock, LW_SHARED);
+	room = HasDatabaseRoom();
+	LWLockRelease(Shared->lock);
+	if (room)
+		WantAllDatabases();
+}
+
+/* Whether a database is still there, and one that is served; then its name, of NAMEDATALEN bytes. */
 static bool
-IsServedDatabase(Oid database)
+IsServedDatabase(Oid database, char *name)
 {
 	HeapTuple	tuple;
 	bool		served;
@@ -106,6 +153,8 @@ IsServedDatabase(Oid database)
 	StartTransactionCommand();
 	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
 	served = HeapTupleIsValid(tuple) && IsServed((Form_pg_database) GETSTRUCT(tuple));
+	if (served)
+		strlcpy(name, NameStr(((Form_pg_database) GETSTRUCT(tuple))->datname), NAMEDATALEN);
 	if (HeapTupleIsValid(tuple))
 		ReleaseSysCache(tuple);
 	CommitTransactionCommand();
@@ -113,7 +162,7 @@ IsServedDatabase(Oid database)
 }
 
 static bool
-StartOrchestrator(Oid database)
+StartOrchestrator(Oid database, const char *name)
 {
 	BackgroundWorker worker = {
 		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
@@ -123,7 +172,7 @@ StartOrchestrator(Oid database)
 		.bgw_notify_pid = MyProcPid,
 	};
 
-	snprintf(worker.bgw_name, BGW_MAXLEN, "tasker orchestrator of database %u", database);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "tasker orchestrator of %s", name);
 	snprintf(worker.bgw_type, BGW_MAXLEN, "tasker orchestrator");
 	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "tasker");
 	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "TaskerOrchestratorMain");
@@ -159,6 +208,9 @@ StartWanted(void)
 		DatabaseSlot *slot = &Shared->databases[i];
 		Oid			database = InvalidOid;
 		bool		failed = false;
+		bool		late = false;
+		char		name[NAMEDATALEN];
+		int64		suppressed;
 
 		LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
 		/* One that was started and never came: it could not even begin. */
@@ -166,6 +218,7 @@ StartWanted(void)
 		{
 			slot->failures++;
 			slot->status = DATABASE_WANTED;
+			late = true;
 		}
 		else if (slot->status == DATABASE_STARTED && slot->pid == 0)
 			wait = EarlierWait(wait, TimestampDifferenceMilliseconds(now, slot->start_at));
@@ -184,20 +237,30 @@ StartWanted(void)
 		LWLockRelease(Shared->lock);
 		if (!OidIsValid(database))
 			continue;
-		if (!IsServedDatabase(database))
+		if (late && MayComplain("late", &suppressed))
+			ereport(LOG,
+					(errmsg("tasker: the orchestrator of database %u was started and has not come in %d seconds%s; it is started again",
+							database, ATTACH_TIMEOUT_MS / 1000, SuppressedText(suppressed))));
+		if (!IsServedDatabase(database, name))
 			failed = false;
-		else if (StartOrchestrator(database))
+		else if (StartOrchestrator(database, name))
+		{
+			FAULT_POINT("orchestrator-asked-for");
 			continue;
+		}
 		else
 		{
 			failed = true;
 			ereport(LOG,
-					(errmsg("tasker: could not start the orchestrator of database %u", database),
-					 errhint("Increase max_worker_processes.")));
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("tasker: could not start the orchestrator of database \"%s\"; trying again in %d seconds",
+							name, RetryDelay(slot->failures + 1) / 1000),
+					 errhint("Increase max_worker_processes, which is %d, and restart the server.", max_worker_processes)));
 		}
 		LWLockAcquire(Shared->lock, LW_EXCLUSIVE);
 		if (failed)
 		{
+			strlcpy(slot->last_error, "there is no free slot of max_worker_processes", sizeof(slot->last_error));
 			slot->failures++;
 			slot->status = DATABASE_WANTED;
 			slot->start_at = TimestampTzPlusMilliseconds(now, RetryDelay(slot->failures));
@@ -206,6 +269,8 @@ StartWanted(void)
 		else
 			memset(slot, 0, sizeof(DatabaseSlot));
 		LWLockRelease(Shared->lock);
+		if (!failed)
+			ForgetMeasures(database);
 	}
 	return wait;
 }
@@ -235,8 +300,6 @@ LeaveLauncher(int code, Datum arg)
 void
 TaskerLauncherMain(Datum arg)
 {
-	uint32		wait_event = 0;
-
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -246,6 +309,8 @@ TaskerLauncherMain(Datum arg)
 	Shared->launcher = MyLatch;
 	LWLockRelease(Shared->lock);
 	before_shmem_exit(LeaveLauncher, (Datum) 0);
+	NameWaitEvents();
+	ereport(LOG, (errmsg("tasker: launcher started")));
 	WantAllDatabases();
 	for (;;)
 	{
@@ -260,11 +325,10 @@ TaskerLauncherMain(Datum arg)
 			if (tasker_orchestrator)
 				WantIdleDatabases();
 		}
+		WantLeftOutDatabases();
 		wait = StartWanted();
-		if (wait_event == 0)
-			wait_event = WaitEventExtensionNew("TaskerLauncherMain");
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (wait >= 0 ? WL_TIMEOUT : 0),
-						 wait, wait_event);
+						 wait, WaitEventOf(WAIT_LAUNCHER_MAIN));
 	}
 }
 
@@ -319,7 +383,8 @@ HoldDatabase(Oid database)
 		if (gone)
 			return;
 		CHECK_FOR_INTERRUPTS();
-		pg_usleep(10000L);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT, 10, WaitEventOf(WAIT_HOLD_DATABASE));
+		ResetLatch(MyLatch);
 	}
 }
 
@@ -432,6 +497,7 @@ FollowUtility(PlannedStmt *planned, const char *query, bool read_only_tree, Proc
 		wanted_at_commit = get_database_oid(castNode(CreatedbStmt, statement)->dbname, true);
 	if (wakes)
 	{
+		FAULT_POINT("prepared-settled");
 		WakeOrchestratorNow(true);
 		ResetLowWaterMarks(MyDatabaseId);
 		WakeAllWaiters(MyDatabaseId);

@@ -14,8 +14,10 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pg/catalog.h"
+#include "pg/complaint.h"
 #include "pg/guc.h"
 #include "pg/query.h"
 #include "pgstat.h"
@@ -63,6 +65,7 @@ RunRound(UpkeepReport *report)
 		0
 	};
 	SetCurrentStatementStartTimestamp();
+	pgstat_report_activity(STATE_RUNNING, "tasker: upkeep of the history");
 	StartTransactionCommand();
 	if (ExtensionInstalled())
 	{
@@ -70,9 +73,11 @@ RunRound(UpkeepReport *report)
 		OpenQueryScope(&scope);
 		*report = RunUpkeep(&upkeep.cursor, tasker_retention, upkeep.round_tasks);
 		if (report->period_begun != 0)
-			ereport(LOG, (errmsg("tasker: period " INT64_FORMAT " of the logs has begun", report->period_begun)));
+			ereport(LOG, (errmsg("tasker: period " INT64_FORMAT " of the logs of database \"%s\" has begun", report->period_begun,
+								 get_database_name(MyDatabaseId))));
 		if (report->partition_freed != NULL)
-			ereport(LOG, (errmsg("tasker: partition %s held nothing that is needed any more", report->partition_freed)));
+			ereport(LOG, (errmsg("tasker: partition %s of database \"%s\" held nothing that is needed any more and is gone",
+								 report->partition_freed, get_database_name(MyDatabaseId))));
 		CloseQueryScope(&scope);
 		PopActiveSnapshot();
 	}
@@ -88,17 +93,20 @@ NoteFailure(void)
 {
 	MemoryContext context = MemoryContextSwitchTo(TopMemoryContext);
 	ErrorData  *error = CopyErrorData();
+	int64		suppressed;
 
 	HOLD_INTERRUPTS();
 	AbortCurrentTransaction();
 	FlushErrorState();
 	RESUME_INTERRUPTS();
-	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE && error->sqlerrcode != ERRCODE_UNDEFINED_TABLE)
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE && error->sqlerrcode != ERRCODE_UNDEFINED_TABLE &&
+		MayComplain(error->message, &suppressed))
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
-				 errmsg("tasker: upkeep of the history has failed: %s", error->message),
+				 errmsg("tasker: upkeep of the history has failed%s: %s", SuppressedText(suppressed), error->message),
 				 error->detail ? errdetail_internal("%s", error->detail) : 0,
-				 error->context ? errcontext_msg("%s", error->context) : 0));
+				 error->context ? errcontext_msg("%s", error->context) : 0,
+				 errhint("It is tried again in %d seconds; until then the history grows.", ERROR_PAUSE_MS / 1000)));
 	FreeErrorData(error);
 	MemoryContextSwitchTo(context);
 }

@@ -7,6 +7,7 @@
 
 #include <math.h>
 
+#include "access/detoast.h"
 #include "mb/pg_wchar.h"
 #include "rules/document.h"
 #include "utils/builtins.h"
@@ -33,6 +34,22 @@ char *
 StringOf(const JsonbValue *value)
 {
 	return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
+Size
+DocumentBytes(Datum jsonb)
+{
+	return toast_raw_datum_size(jsonb) - VARHDRSZ;
+}
+
+void
+CheckDocumentSize(Datum jsonb, Size max, const char *what)
+{
+	if (DocumentBytes(jsonb) > max)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("%s must have at most %zu bytes, not %zu", what, max, DocumentBytes(jsonb)),
+				 errhint("Keep what is large elsewhere, and pass on where it is.")));
 }
 
 /* The string under a key, or a copy of the default, which may be NULL. */

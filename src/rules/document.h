@@ -52,4 +52,18 @@ extern double NumberMember(JsonbContainer *object, const char *key, double other
 /* A copy of a string value. */
 extern char *StringOf(const JsonbValue *value);
 
+/*
+ * How large documents may be, in bytes of jsonb. Everything that is handed to
+ * one executor at once stays far below the gigabyte that a value can have,
+ * as text, too.
+ */
+#define MAX_CONTENT_BYTES	(64 * 1024 * 1024)
+#define MAX_METADATA_BYTES	(1024 * 1024)
+
+/* The size of a jsonb, without reading it. */
+extern Size DocumentBytes(Datum jsonb);
+
+/* Raises 54000 where a jsonb is larger than that. */
+extern void CheckDocumentSize(Datum jsonb, Size max, const char *what);
+
 #endif							/* TASKER_DOCUMENT_H */

@@ -15,6 +15,9 @@
 /* How much of a CountReachable may be in memory at once. */
 #define REACH_BYTES (16 * 1024 * 1024)
 
+/* Of a graph given as arguments: more than any task has, and its arrays fit an allocation. */
+#define MAX_NODES 10000000
+
 /* Follows prerequisites that were never placed; that must run into a cycle. */
 static int
 NodeOnCycle(int n, const GraphEdge *edges, int edge_count, const int *open_prerequisites)
@@ -213,6 +216,10 @@ GraphOfArguments(FunctionCallInfo fcinfo, int n, int first_argument)
 
 	if (n < 0)
 		RefuseGraph("it has less than no nodes");
+	if (n > MAX_NODES)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("a graph must have at most %d nodes, not %d", MAX_NODES, n)));
 	if (n_targets != graph.edge_count)
 		RefuseGraph("sources and targets differ in number");
 	for (int e = 0; e < n_targets; e++)

@@ -19,6 +19,9 @@
 #include "utils/jsonb.h"
 
 #define MAX_TYPE_LENGTH 64
+#define MAX_DESCRIPTION_LENGTH 10000
+/* An index reads all of it. */
+#define MAX_ANNOTATION_BYTES (1024 * 1024)
 
 /* The foreign key would do the same, but raise 23503 where the task is gone. */
 static KeptQuery KEEP_TASK = {
@@ -46,6 +49,14 @@ static KeptQuery INSERT_ANNOTATION = {
 	"INSERT INTO tasker.task_annotations (task_id, annotation_type_id, annotation, created_at, role)"
 	" VALUES ($1, $2, $3, $4, $5) RETURNING task_annotation_id",
 	.nargs = 5,.types = {INT8OID, INT4OID, JSONBOID, TIMESTAMPTZOID, TEXTOID}
+};
+
+/* Prune passes over a task that is held; it must not wait for an annotation. */
+static KeptQuery KEEP_TASK_OF_ANNOTATION = {
+	.sql =
+	"SELECT 1 FROM tasker.task_annotations a JOIN tasker.tasks t ON t.task_id = a.task_id"
+	" WHERE a.task_annotation_id = $1 FOR KEY SHARE OF t",
+	.nargs = 1,.types = {INT8OID}
 };
 
 static KeptQuery DELETE_ANNOTATION = {
@@ -94,6 +105,16 @@ CheckAnnotation(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("an annotation must be a JSON object")));
+	if (VARSIZE_ANY_EXHDR(PG_GETARG_JSONB_P(2)) > MAX_ANNOTATION_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("an annotation must have at most %d bytes, not %zu", MAX_ANNOTATION_BYTES,
+						(size_t) VARSIZE_ANY_EXHDR(PG_GETARG_JSONB_P(2))),
+				 errhint("Keep what is large elsewhere, and note where it is.")));
+	if (!PG_ARGISNULL(3) && pg_mbstrlen(text_to_cstring(PG_GETARG_TEXT_PP(3))) > MAX_DESCRIPTION_LENGTH)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the description of a type of annotations must have at most %d characters", MAX_DESCRIPTION_LENGTH)));
 }
 
 PG_FUNCTION_INFO_V1(tasker_annotate_task);
@@ -118,10 +139,10 @@ tasker_remove_annotation(PG_FUNCTION_ARGS)
 {
 	Datum		id = PG_GETARG_DATUM(0);
 	QueryScope	scope;
-	uint64		removed;
+	bool		removed;
 
 	OpenQueryScope(&scope);
-	removed = RunQuery(&DELETE_ANNOTATION, &id, NULL);
+	removed = RunQuery(&KEEP_TASK_OF_ANNOTATION, &id, NULL) > 0 && RunQuery(&DELETE_ANNOTATION, &id, NULL) > 0;
 	CloseQueryScope(&scope);
-	PG_RETURN_BOOL(removed > 0);
+	PG_RETURN_BOOL(removed);
 }

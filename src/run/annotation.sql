@@ -40,9 +40,9 @@ COMMENT ON VIEW tasker.annotations IS 'The annotations with the names of their t
 CREATE FUNCTION tasker.annotate_task(task_id bigint, type text, annotation jsonb, description text DEFAULT NULL) RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_annotate_task';
 COMMENT ON FUNCTION tasker.annotate_task(bigint, text, jsonb, text) IS
-'Adds an annotation, a JSON object, to a task in whatever state and returns its task_annotation_id. The type is made if it is new; a description replaces that of the type. Changes no state: an executor notes what it knows in the transaction that completes its step. Locks the task row FOR KEY SHARE, which waits for nobody but who prunes the task. Errors: 42704 unknown task; 22004 null; 22023 type not of 1 to 64 characters, annotation not an object.';
+'Adds an annotation, a JSON object, to a task in whatever state and returns its task_annotation_id. The type is made if it is new; a description replaces that of the type. Changes no state: an executor notes what it knows in the transaction that completes its step. Locks the task row FOR KEY SHARE, which waits for nobody but who prunes the task. Errors: 42704 unknown task; 22004 null; 22023 type not of 1 to 64 characters, description of more than 10000, annotation not an object; 54000 annotation of more than 1 MB.';
 
 CREATE FUNCTION tasker.remove_annotation(task_annotation_id bigint) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_remove_annotation';
 COMMENT ON FUNCTION tasker.remove_annotation(bigint) IS
-'Removes an annotation. False if there is none of that id.';
+'Removes an annotation. False if there is none of that id. Locks the task row FOR KEY SHARE, as annotate_task does.';

@@ -547,7 +547,7 @@ tasker_subscribe(PG_FUNCTION_ARGS)
 				 errhint("Choose another channel.")));
 	is_new = RowBool(0, 1);
 	InvalidateDefinitions();
-	WakeOrchestratorAtCommit();
+	WakeOrchestratorAtCommit(0);
 	CloseQueryScope(&scope);
 	PG_RETURN_BOOL(is_new);
 }

@@ -14,6 +14,8 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
+#include "pg/measure.h"
 #include "pg/query.h"
 #include "pg/table.h"
 #include "pg/waiters.h"
@@ -60,8 +62,9 @@ static KeptQuery MOVE_STEPS = {
 	"    AND s.state = $1::tasker.state"
 	"    AND s.sort_key = coalesce(u.sort_key, s.sort_key)"
 	"    AND coalesce(s.executor_id = $16, $16 IS NULL)"
+	"    AND ($2 <> 'in_progress' OR s.sort_key <= " CppAsString2(LAST_CLAIMED_SORT_KEY) ")"
 	" RETURNING s.workflow_step_id, s.task_id, s.sort_key, s.attempts, s.timeout_seconds,"
-	"           s.executor_id, u.metadata"
+	"           s.executor_id, s.last_attempted_at, u.metadata"
 	"), logged AS ("
 	" INSERT INTO tasker.workflow_step_transition_log"
 	"        (workflow_step_id, sort_key, from_state, to_state, created_at, executor_id, role, metadata)"
@@ -69,7 +72,8 @@ static KeptQuery MOVE_STEPS = {
 	"        CASE WHEN $6 THEN executor_id END, $3, coalesce(metadata, $7)"
 	"   FROM moved"
 	")"
-	"SELECT workflow_step_id, task_id, sort_key, attempts, coalesce(timeout_seconds, 0) FROM moved",
+	"SELECT workflow_step_id, task_id, sort_key, attempts, coalesce(timeout_seconds, 0),"
+	"       coalesce(executor_id, 0), coalesce(last_attempted_at, $5) FROM moved",
 	.nargs = 16,.types = {TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, BOOLOID, JSONBOID,
 	INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, JSONBARRAYOID, JSONBARRAYOID, TIMESTAMPTZARRAYOID,
 	INT4ARRAYOID, BOOLARRAYOID, INT8OID}
@@ -176,6 +180,8 @@ MoveStepsBySql(const StepMoves *moves, int *moved)
 			.sort_key = RowInt32(i, 3),
 			.attempts = RowInt32(i, 4),
 			.timeout_seconds = RowInt32(i, 5),
+			.executor_id = RowInt64(i, 6),
+			.attempted_at = DatumGetTimestampTz(RowDatum(i, 7, NULL)),
 	};
 	return result;
 }
@@ -229,10 +235,23 @@ SetLogMetadata(LogRow *row, Datum metadata)
 	row->values[LOG_METADATA] = metadata;
 }
 
+/* The number of the next transition. */
+static int32
+NextSortKey(StateOwner owner, int64 id, int32 sort_key)
+{
+	if (sort_key > PG_INT32_MAX - 10)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("%s " INT64_FORMAT " has had as many transitions as can be numbered", OwnerLabel(owner), id)));
+	return sort_key + 10;
+}
+
 /* Whether the row is what the move of index i expects. */
 static bool
 IsAsExpected(const StepMoves *moves, int i, const StepRow *step)
 {
+	if (moves->to == STATE_IN_PROGRESS && step->sort_key > LAST_CLAIMED_SORT_KEY)
+		return false;
 	return step->state == moves->from &&
 		(moves->sort_keys == NULL || step->sort_key == moves->sort_keys[i]) &&
 		(moves->of_executor == 0 || step->executor_id == moves->of_executor);
@@ -250,7 +269,7 @@ ChangeOfStep(const Table *steps, const StepMoves *moves, int i, const StepRow *s
 				(errcode(ERRCODE_CHECK_VIOLATION),
 				 errmsg("step " INT64_FORMAT " has no attempt left of %d", step->step_id, step->retry_limit)));
 	ChangeColumn(&change, STEP_STATE, StateValue(steps, STEP_STATE, moves->to));
-	ChangeColumn(&change, STEP_SORT_KEY, Int32GetDatum(step->sort_key + 10));
+	ChangeColumn(&change, STEP_SORT_KEY, Int32GetDatum(NextSortKey(OWNER_STEP, step->step_id, step->sort_key)));
 	if (moves->attempt_change != 0)
 		ChangeColumn(&change, STEP_ATTEMPTS, Int32GetDatum(attempts));
 	if (moves->to == STATE_IN_PROGRESS)
@@ -304,11 +323,18 @@ MoveStepDirectly(Table *steps, Lookup *by_id, const StepMoves *moves, int i, Ste
 	}
 }
 
+/* Who gets the step, or has had it; 0: nobody. */
+static int64
+ExecutorOfMove(const StepMoves *moves, int i, const StepRow *step)
+{
+	return moves->to != STATE_IN_PROGRESS ? step->executor_id :
+		moves->executors ? moves->executors[i] : 0;
+}
+
 static void
 LogStepMove(Appender *log, LogRow *row, const StepMoves *moves, int i, const StepRow *step)
 {
-	int64		executor = moves->to != STATE_IN_PROGRESS ? step->executor_id :
-		moves->executors ? moves->executors[i] : 0;
+	int64		executor = ExecutorOfMove(moves, i, step);
 
 	row->values[LOG_OWNER] = Int64GetDatum(step->step_id);
 	row->values[LOG_SORT_KEY] = Int32GetDatum(step->sort_key + 10);
@@ -336,6 +362,7 @@ MoveStepsDirectly(Table *steps, Table *log, const StepMoves *moves, int *moved)
 
 		if (!MoveStepDirectly(steps, by_id, moves, i, &step))
 			continue;
+		FAULT_POINT("step-moved");
 		LogStepMove(appender, &row, moves, i, &step);
 		result[(*moved)++] = (MovedStep)
 		{
@@ -344,6 +371,8 @@ MoveStepsDirectly(Table *steps, Table *log, const StepMoves *moves, int *moved)
 				.sort_key = step.sort_key + 10,
 				.attempts = Max(0, step.attempts + moves->attempt_change),
 				.timeout_seconds = step.timeout_seconds,
+				.executor_id = ExecutorOfMove(moves, i, &step),
+				.attempted_at = step.last_attempted_at,
 		};
 	}
 	EndAppend(appender);
@@ -371,7 +400,7 @@ MoveTaskDirectly(Table *tasks, Lookup *by_id, TaskerState from, TaskerState to, 
 		if (task->state != from)
 			return false;
 		ChangeColumn(&change, TASK_STATE, StateValue(tasks, TASK_STATE, to));
-		ChangeColumn(&change, TASK_SORT_KEY, Int32GetDatum(task->sort_key + 10));
+		ChangeColumn(&change, TASK_SORT_KEY, Int32GetDatum(NextSortKey(OWNER_TASK, task_id, task->sort_key)));
 		outcome = WriteRow(tasks, row, &change);
 		if (outcome != WRITE_CHANGED)
 			return outcome == WRITE_DONE;
@@ -398,6 +427,7 @@ MoveTasksDirectly(Table *tasks, Table *log, TaskerState from, TaskerState to, in
 
 		if (!MoveTaskDirectly(tasks, by_id, from, to, task_ids[i], &task))
 			continue;
+		FAULT_POINT("task-moved");
 		row.values[LOG_OWNER] = Int64GetDatum(task.task_id);
 		row.values[LOG_SORT_KEY] = Int32GetDatum(task.sort_key + 10);
 		AppendRow(appender, task.task_id, row.values, row.nulls);
@@ -449,6 +479,31 @@ LimitAttempts(const MovedStep *steps, int n, TimestampTz now)
 	SetTimers(timers, timed);
 }
 
+/* Counts and times what executors do with steps, and what happens to them. */
+static void
+MeasureMoves(const StepMoves *moves, const MovedStep *steps, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		const MovedStep *step = &steps[i];
+
+		if (moves->to == STATE_IN_PROGRESS)
+		{
+			NoteClaimOfStep(step->step_id, moves->at);
+			NoteExecutorStep(step->executor_id, EXECUTOR_CLAIMS, UNTIMED);
+		}
+		else if (moves->from != STATE_IN_PROGRESS)
+			continue;
+		else if (moves->to == STATE_PENDING)
+			NoteExecutorStep(step->executor_id, EXECUTOR_RELEASES, UNTIMED);
+		else if (moves->by_executor)
+			NoteExecutorStep(step->executor_id, moves->to == STATE_COMPLETE ? EXECUTOR_COMPLETIONS : EXECUTOR_FAILURES,
+							 Max(moves->at - step->attempted_at, 0));
+		else if (moves->to == STATE_ERROR)
+			NoteExecutorStep(step->executor_id, EXECUTOR_LOSSES, UNTIMED);
+	}
+}
+
 MovedStep *
 MoveSteps(const StepMoves *asked, int *moved)
 {
@@ -469,10 +524,12 @@ MoveSteps(const StepMoves *asked, int *moved)
 		result = MoveStepsDirectly(steps, log, &moves, moved);
 	else
 		result = MoveStepsBySql(&moves, moved);
+	FAULT_POINT("steps-logged");
 	if (moves.to == STATE_IN_PROGRESS)
 		LimitAttempts(result, *moved, moves.at);
+	MeasureMoves(&moves, result, *moved);
 	if (*moved > 0)
-		WakeOrchestratorAtCommit();
+		WakeOrchestratorAtCommit(*moved);
 	return result;
 }
 
@@ -493,7 +550,7 @@ MoveTasks(TaskerState from, TaskerState to, int n, const int64 *task_ids, Datum 
 	else
 		moved = MoveTasksBySql(from, to, n, task_ids, metadata);
 	if (moved > 0)
-		WakeOrchestratorAtCommit();
+		WakeOrchestratorAtCommit(moved);
 	if (EndsTask(to))
 		NoteTasksEnded(task_ids, n);
 	return moved;

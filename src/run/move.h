@@ -15,6 +15,12 @@
 #include "rules/state.h"
 
 /*
+ * Beyond this transition a step is not claimed any more: it must not circle
+ * through the queue for ever, and the numbers that are left serve to end it.
+ */
+#define LAST_CLAIMED_SORT_KEY 2147480000
+
+/*
  * One kind of transition for many steps.  Arrays have n elements each; one
  * that is NULL stands for "nothing of the kind".  Steps must be in ascending
  * order of id: that is the order in which their rows are locked.
@@ -48,6 +54,8 @@ typedef struct MovedStep
 	int32		sort_key;
 	int32		attempts;
 	int32		timeout_seconds;	/* 0: none */
+	int64		executor_id;	/* who got it, or has had it; 0: nobody */
+	TimestampTz attempted_at;	/* the last attempt before */
 } MovedStep;
 
 /*

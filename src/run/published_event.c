@@ -110,7 +110,7 @@ tasker_publish_event(PG_FUNCTION_ARGS)
 	args[5] = PG_GETARG_DATUM(1);
 	(void) RunQuery(&INSERT_EVENT, args, nulls);
 	event_id = RowInt64(0, 1);
-	WakeOrchestratorAtCommit();
+	WakeOrchestratorAtCommit(0);
 	CloseQueryScope(&scope);
 	PG_RETURN_INT64(event_id);
 }

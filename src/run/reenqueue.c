@@ -30,14 +30,17 @@ static KeptQuery UNSCHEDULE = {
 	.nargs = 1,.types = {INT8OID}
 };
 
-/* By ctid: a planned join against a table that is usually empty goes wrong. */
+static KeptQuery FIND_DUE = {
+	.sql =
+	"SELECT r.task_id FROM tasker.task_reenqueues r WHERE r.due_at > $1 AND r.due_at <= $2"
+	" ORDER BY r.due_at LIMIT $3",
+	.nargs = 3,.types = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID}
+};
+
 static KeptQuery TAKE_DUE = {
 	.sql =
-	"DELETE FROM tasker.task_reenqueues WHERE ctid = ANY (ARRAY("
-	" SELECT r.ctid FROM tasker.task_reenqueues r WHERE r.due_at > $1 AND r.due_at <= $2"
-	"  ORDER BY r.due_at LIMIT $3))"
-	" RETURNING task_id, reason",
-	.nargs = 3,.types = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID}
+	"DELETE FROM tasker.task_reenqueues WHERE task_id = $1 AND due_at <= $2 RETURNING reason",
+	.nargs = 2,.types = {INT8OID, TIMESTAMPTZOID}
 };
 
 static const TableShape REENQUEUES = {
@@ -51,7 +54,7 @@ ScheduleReenqueue(int64 task_id, TimestampTz due_at, const char *reason)
 	Datum		args[4] = {Int64GetDatum(task_id), TimestampTzGetDatum(due_at), CStringGetTextDatum(reason),
 	QueryCallerName()};
 
-	WakeOrchestratorAtCommit();
+	WakeOrchestratorAtCommit(0);
 	return RunQuery(&SCHEDULE, args, NULL) > 0;
 }
 
@@ -77,21 +80,26 @@ NextReenqueue(TimestampTz after)
 	return next;
 }
 
-Reenqueue *
-TakeDueReenqueues(TimestampTz after, TimestampTz now, int max, int *n)
+int64 *
+FindDueReenqueues(TimestampTz after, TimestampTz now, int max, int *n)
 {
 	Datum		args[3] = {TimestampTzGetDatum(after), TimestampTzGetDatum(now), Int64GetDatum(max)};
-	Reenqueue  *due;
+	int64	   *due;
 
 	/* Most looks find nothing, and looking is cheaper than a statement. */
-	*n = NextReenqueue(after) > now ? 0 : (int) RunQuery(&TAKE_DUE, args, NULL);
-	due = palloc(sizeof(Reenqueue) * Max(*n, 1));
+	*n = NextReenqueue(after) > now ? 0 : (int) RunQuery(&FIND_DUE, args, NULL);
+	due = palloc(sizeof(int64) * Max(*n, 1));
 	for (int i = 0; i < *n; i++)
-		due[i] = (Reenqueue)
-	{
-		.task_id = RowInt64(i, 1),.reason = RowText(i, 2)
-	};
+		due[i] = RowInt64(i, 1);
 	return due;
+}
+
+char *
+TakeDueReenqueue(int64 task_id, TimestampTz now)
+{
+	Datum		args[2] = {Int64GetDatum(task_id), TimestampTzGetDatum(now)};
+
+	return RunQuery(&TAKE_DUE, args, NULL) == 0 ? NULL : RowText(0, 1);
 }
 
 Datum

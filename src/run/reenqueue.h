@@ -15,20 +15,20 @@
 /* Ten years: what is later is a mistake. */
 #define MAX_REENQUEUE_SECONDS 315360000.0
 
-typedef struct Reenqueue
-{
-	int64		task_id;
-	char	   *reason;
-} Reenqueue;
-
 /* Schedules a task; false where an earlier time was set already, which stays. */
 extern bool ScheduleReenqueue(int64 task_id, TimestampTz due_at, const char *reason);
 
 /*
- * Takes up to max that are due, after a time before which all were taken
+ * Up to max tasks that are due, after a time before which all were found
  * already, in the current memory context.
  */
-extern Reenqueue *TakeDueReenqueues(TimestampTz after, TimestampTz now, int max, int *n);
+extern int64 *FindDueReenqueues(TimestampTz after, TimestampTz now, int max, int *n);
+
+/*
+ * Takes the one of a task that is due and returns its reason; NULL where it is
+ * not any more.  Nobody else has the row while the task is locked.
+ */
+extern char *TakeDueReenqueue(int64 task_id, TimestampTz now);
 
 /* The first one after a time; DT_NOEND where there is none. */
 extern TimestampTz NextReenqueue(TimestampTz after);

@@ -15,6 +15,9 @@
 #include "utils/fmgrprotos.h"
 
 #define MAX_TASK_PRIORITY 10000
+#define MAX_TAGS 1000
+/* An entry of the index of tags has 2,704 bytes at most, a character up to 4. */
+#define MAX_TAG_LENGTH 512
 
 static const MemberRule request_rules[] = {
 	{"name", MEMBER_STRING, true, 1, 64},
@@ -24,7 +27,7 @@ static const MemberRule request_rules[] = {
 	{"initiator", MEMBER_STRING, false, 0, 128},
 	{"source_system", MEMBER_STRING, false, 0, 128},
 	{"reason", MEMBER_STRING, false, 0, 128},
-	{"tags", MEMBER_STRINGS, false, 0, 1000},
+	{"tags", MEMBER_STRINGS, false, 0, MAX_TAG_LENGTH},
 	{"bypass_steps", MEMBER_STRINGS, false, 1, 128},
 	{"identity_key", MEMBER_STRING, false, 1, 512},
 	{"priority", MEMBER_NUMBER, false, -MAX_TASK_PRIORITY, MAX_TASK_PRIORITY, true},
@@ -66,8 +69,18 @@ StringsOfMember(JsonbContainer *object, const char *key, int *n)
 }
 
 static void
+CheckTagCount(int n)
+{
+	if (n > MAX_TAGS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a task can have at most %d tags, not %d", MAX_TAGS, n)));
+}
+
+static void
 CheckContext(Jsonb *context)
 {
+	CheckDocumentSize(JsonbPGetDatum(context), MAX_CONTENT_BYTES, "the context of a task");
 	if (!JB_ROOT_IS_OBJECT(context))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -91,6 +104,17 @@ CheckLength(const char *what, const char *value, int min, int max)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the %s of a task must have %d to %d characters, not %d", what, min, max, length)));
+}
+
+char **
+TagsOfArray(ArrayType *array, int *n)
+{
+	char	  **tags = StringsOfArray(array, "tags", n);
+
+	CheckTagCount(*n);
+	for (int i = 0; i < *n; i++)
+		CheckLength("tags", tags[i], 0, MAX_TAG_LENGTH);
+	return tags;
 }
 
 static void
@@ -124,7 +148,7 @@ TaskRequestOfArguments(FunctionCallInfo fcinfo)
 	request.context = PG_ARGISNULL(1) ? DatumGetJsonbP(JsonbOfText("{}")) : PG_GETARG_JSONB_P(1);
 	CheckContext(request.context);
 	if (!PG_ARGISNULL(7))
-		request.tags = StringsOfArray(PG_GETARG_ARRAYTYPE_P(7), "tags", &request.tag_count);
+		request.tags = TagsOfArray(PG_GETARG_ARRAYTYPE_P(7), &request.tag_count);
 	if (!PG_ARGISNULL(8))
 		request.bypass_steps = StringsOfArray(PG_GETARG_ARRAYTYPE_P(8), "bypass_steps",
 											  &request.bypass_count);
@@ -196,7 +220,9 @@ TaskRequestOfDocument(Jsonb *document, int number)
 			.has_requested_at = requested_at != NULL,
 			.requested_at = requested_at ? TimestampOfText(requested_at, number) : 0,
 	};
+	CheckContext(request.context);
 	request.tags = StringsOfMember(object, "tags", &request.tag_count);
+	CheckTagCount(request.tag_count);
 	request.bypass_steps = StringsOfMember(object, "bypass_steps", &request.bypass_count);
 	return request;
 }

@@ -9,6 +9,7 @@
 #include "tasker.h"
 
 #include "define/template.h"
+#include "utils/array.h"
 #include "utils/jsonb.h"
 
 typedef struct TaskRequest
@@ -38,5 +39,8 @@ typedef struct TaskRequest
 /* Read and check a request; raise 22004 and 22023 (22007 and 22008 for requested_at) where it is bad. */
 extern TaskRequest TaskRequestOfArguments(FunctionCallInfo fcinfo);
 extern TaskRequest TaskRequestOfDocument(Jsonb *document, int number);
+
+/* The tags in an array; raises 22004 and 22023 where they cannot be those of a task. */
+extern char **TagsOfArray(ArrayType *array, int *n);
 
 #endif							/* TASKER_REQUEST_H */

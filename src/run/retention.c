@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "pg/catalog.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/guc.h"
 #include "pg/query.h"
 #include "run/retention.h"
@@ -113,7 +114,7 @@ static KeptQuery COUNT_STEPS = {
 
 static KeptQuery LOCK_STEPS = {
 	.sql =
-	"SELECT s.workflow_step_id, s.task_id, s.state = 'pending' FROM tasker.workflow_steps s"
+	"SELECT s.workflow_step_id, s.task_id FROM tasker.workflow_steps s"
 	" WHERE s.task_id = ANY ($1) AND s.state <> 'in_progress'"
 	"   AND (s.sort_key = 0 OR"
 	"        (SELECT pg_visible_in_snapshot(l.xact_id, $2) FROM tasker.workflow_step_transition_log l"
@@ -140,8 +141,6 @@ typedef struct Victims
 	int64	   *task_id;
 	int			steps;
 	int64	   *step_id;
-	int			pending;		/* steps that may be in the work queue */
-	int64	   *pending_id;
 } Victims;
 
 /*
@@ -226,7 +225,6 @@ LockVictims(const Pruning *p, int64 after, int64 *through, int max_tasks)
 	rows = (int) RunQuery(&LOCK_STEPS, step_args, NULL);
 	v.task_id = candidate;
 	v.step_id = palloc(sizeof(int64) * Max(rows, 1));
-	v.pending_id = palloc(sizeof(int64) * Max(rows, 1));
 	/* Both are in the order of the tasks. */
 	for (int i = 0; i < found; i++)
 	{
@@ -237,11 +235,7 @@ LockVictims(const Pruning *p, int64 after, int64 *through, int max_tasks)
 		if (row - first != expected[i])
 			continue;
 		for (int s = first; s < row; s++)
-		{
 			v.step_id[v.steps++] = RowInt64(s, 1);
-			if (RowBool(s, 3))
-				v.pending_id[v.pending++] = RowInt64(s, 1);
-		}
 		v.task_id[v.tasks++] = candidate[i];
 	}
 	return v;
@@ -249,11 +243,17 @@ LockVictims(const Pruning *p, int64 after, int64 *through, int max_tasks)
 
 /* ---------- away with them ---------- */
 
+/*
+ * Any step may still be in the queue, for who resolves it by hand leaves it
+ * there.  A row that is locked is being taken by a claim, which will find the
+ * step gone.
+ */
 static KeptQuery DELETE_QUEUED = {
 	.sql =
 	"DELETE FROM tasker.work_queue WHERE ctid = ANY (ARRAY("
 	" SELECT (SELECT q.ctid FROM tasker.work_queue q"
-	"          WHERE q.handler_id = s.handler_id AND q.rank = s.rank AND q.workflow_step_id = s.workflow_step_id)"
+	"          WHERE q.handler_id = s.handler_id AND q.rank = s.rank AND q.workflow_step_id = s.workflow_step_id"
+	"            FOR UPDATE SKIP LOCKED)"
 	"   FROM tasker.workflow_steps s WHERE s.workflow_step_id = ANY ($1)))",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
@@ -389,12 +389,9 @@ RemoveVictims(const Pruning *p, Victims *v)
 
 	PruneLog(p, &DELETE_STEP_LOG, &NOTE_KEPT_STEP_ROWS, v->step_id, v->steps);
 	PruneLog(p, &DELETE_TASK_LOG, &NOTE_KEPT_TASK_ROWS, v->task_id, v->tasks);
-	if (v->pending > 0)
-	{
-		arg = Int64Array(v->pending_id, v->pending);
-		(void) RunQuery(&DELETE_QUEUED, &arg, NULL);
-	}
+	FAULT_POINT("log-pruned");
 	arg = Int64Array(v->step_id, v->steps);
+	(void) RunQuery(&DELETE_QUEUED, &arg, NULL);
 	(void) RunQuery(&DELETE_STEPS, &arg, NULL);
 	arg = Int64Array(v->task_id, v->tasks);
 	(void) RunQuery(&DELETE_ANNOTATIONS, &arg, NULL);
@@ -523,6 +520,10 @@ RunUpkeep(PruneCursor *cursor, int64 retention_seconds, int max_tasks)
 	report.period_begun = KeepPeriods(retention_seconds);
 	if (report.period_begun == 0)
 		report.partition_freed = FreePartition(p.finished_before, &report.locked);
+	if (report.period_begun != 0)
+		FAULT_POINT("period-begun");
+	if (report.partition_freed != NULL)
+		FAULT_POINT("partition-freed");
 	report.more = report.partition_freed != NULL;
 	return report;
 }

@@ -105,6 +105,8 @@ ReadStepRow(const Table *steps, TupleTableSlot *row)
 	bool		no_executor;
 	bool		no_retry;
 	bool		no_timeout;
+	bool		no_attempt;
+	Datum		attempted = RowColumn(steps, row, STEP_LAST_ATTEMPTED_AT, &no_attempt);
 	Datum		executor = RowColumn(steps, row, STEP_EXECUTOR, &no_executor);
 	Datum		next_retry = RowColumn(steps, row, STEP_NEXT_RETRY_AT, &no_retry);
 	Datum		timeout = RowColumn(steps, row, STEP_TIMEOUT, &no_timeout);
@@ -116,6 +118,7 @@ ReadStepRow(const Table *steps, TupleTableSlot *row)
 			.executor_id = no_executor ? 0 : DatumGetInt64(executor),
 			.has_retry = !no_retry,
 			.next_retry_at = no_retry ? 0 : DatumGetTimestampTz(next_retry),
+			.last_attempted_at = no_attempt ? 0 : DatumGetTimestampTz(attempted),
 			.named_step_id = DatumGetInt32(RowColumn(steps, row, STEP_NAMED_STEP, NULL)),
 			.handler_id = DatumGetInt32(RowColumn(steps, row, STEP_HANDLER, NULL)),
 			.sort_key = DatumGetInt32(RowColumn(steps, row, STEP_SORT_KEY, NULL)),

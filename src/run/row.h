@@ -47,6 +47,7 @@ typedef struct StepRow
 	int64		executor_id;	/* 0: none */
 	bool		has_retry;
 	TimestampTz next_retry_at;	/* where has_retry */
+	TimestampTz last_attempted_at;	/* 0: never */
 	int32		named_step_id;
 	int32		handler_id;
 	int32		sort_key;

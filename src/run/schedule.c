@@ -285,7 +285,7 @@ tasker_schedule_task(PG_FUNCTION_ARGS)
 				 errmsg("schedule \"%s\" belongs to another role", name),
 				 errhint("End it with tasker.unschedule_task() first.")));
 	InvalidateDefinitions();
-	WakeOrchestratorAtCommit();
+	WakeOrchestratorAtCommit(0);
 	CloseQueryScope(&scope);
 	if (next == DT_NOEND)
 		PG_RETURN_NULL();

@@ -63,30 +63,19 @@ RetryStepsOfTask(int64 task_id, Datum metadata)
 	MoveStepsOfTask(task_id, lengthof(from), from, &moves);
 }
 
-static KeptQuery READ_TASK_OF_STEP = {
-	.sql =
-	"SELECT t.task_id, t.state::text FROM tasker.workflow_steps s"
-	"  JOIN tasker.tasks t ON t.task_id = s.task_id WHERE s.workflow_step_id = $1",
-	.nargs = 1,.types = {INT8OID}
-};
-
 /*
  * In a task that is over for good a step would wait for an attempt that never
- * comes.  The task is not locked for this: a cancellation at the same moment
- * leaves such a step behind, which is odd to look at and does nothing.
+ * comes.  A cancellation locks the step, too, so whoever has that sees how it
+ * ended.
  */
 static void
-CheckTaskCanGoOn(int64 step_id, TaskerState to)
+CheckTaskCanGoOn(const LockedStep *step, TaskerState to)
 {
-	Datum		arg = Int64GetDatum(step_id);
-	TaskerState state;
+	TaskerState state = LatestTaskState(step->task_id);
 
-	if (RunQuery(&READ_TASK_OF_STEP, &arg, NULL) == 0)
-		RefuseUnknown("step", step_id);
-	state = StateOfLabel(RowText(0, 2));
-	if (state == STATE_CANCELLED || state == STATE_RESOLVED_MANUALLY)
-		RefuseTransition(OWNER_STEP, step_id, STATE_ERROR, to,
-						 psprintf("Its task " INT64_FORMAT " is \"%s\".", RowInt64(0, 1), StateLabel(state)));
+	if (IsOverForGood(state))
+		RefuseTransition(OWNER_STEP, step->step_id, STATE_ERROR, to,
+						 psprintf("Its task " INT64_FORMAT " is \"%s\".", step->task_id, StateLabel(state)));
 }
 
 /*
@@ -107,9 +96,9 @@ OperateOnStep(int64 step_id, TaskerState to, const char *reason, Jsonb *results)
 	int			moved;
 
 	OpenQueryScope(&scope);
-	if (to == STATE_PENDING)
-		CheckTaskCanGoOn(step_id, to);
 	step = LockStep(step_id);
+	if (to == STATE_PENDING)
+		CheckTaskCanGoOn(&step, to);
 	if (step.state != to)
 	{
 		/* A step in progress is given back by its executor, not taken away as a retry. */

@@ -11,6 +11,7 @@
 #include "miscadmin.h"
 #include "pg/catalog.h"
 #include "pg/clock.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "pg/table.h"
 #include "pg/wakeup.h"
@@ -27,11 +28,16 @@
 
 /* ---------- creating ---------- */
 
+/* Of one call of create_tasks. */
+#define MAX_REQUESTS 1000000
+
 /* Steps are written when this many have come together. */
 #define STEPS_PER_INSERT 20000
 
 /*
- * Requests whose identity key is taken insert nothing.  The foreign key
+ * Requests whose identity key is taken insert nothing.  Keys are taken in one
+ * order everywhere, so that two creations of many tasks cannot deadlock, each
+ * waiting for a key that the other has taken already.  The foreign key
  * locks the named task: from then on the template cannot be replaced.
  */
 static KeptQuery INSERT_TASKS = {
@@ -45,6 +51,7 @@ static KeptQuery INSERT_TASKS = {
 	"                   unnest($9), unnest($10), unnest($11), unnest($12), unnest($13), unnest($14))"
 	"        u(task_id, named_task_id, task_namespace_id, requested_at, priority, initiator, source_system, reason,"
 	"          identity_key, tags, bypass_steps, context)"
+	"  ORDER BY u.task_namespace_id, u.identity_key COLLATE \"C\", u.task_id"
 	" ON CONFLICT (task_namespace_id, identity_key) WHERE identity_key IS NOT NULL DO NOTHING"
 	" RETURNING task_id"
 	"), logged AS ("
@@ -111,10 +118,16 @@ ResolveTemplate(TaskRequest *request)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("template \"%s\" is deprecated", template->full_name),
 				 errhint("Create the task from a later version.")));
+	if (request->bypass_count > template->step_count)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("template \"%s\" has %d steps, so that %d cannot be bypassed",
+						template->full_name, template->step_count, request->bypass_count)));
 	for (int i = 0; i < request->bypass_count; i++)
 	{
 		int			position = FindTemplateStep(template, request->bypass_steps[i]);
 
+		CHECK_FOR_INTERRUPTS();
 		if (position < 0 || !template->steps[position].skippable)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -249,7 +262,9 @@ InsertTasksDirectly(TaskRequest *requests, int n, TimestampTz now, Table *table,
 	}
 	EndAppend(appender);
 	EndAccess();
+	FAULT_POINT("tasks-written");
 	LogCreations(log, task_ids, n, now);
+	FAULT_POINT("creations-logged");
 }
 
 /* Gives the requests their ids and writes the tasks; marks those created. */
@@ -429,6 +444,7 @@ AddStepRows(StepRows *rows, const TaskRequest *request, Oid sequence)
 	}
 	for (int p = 0; p < template->step_count && request->bypass_count > 0; p++)
 	{
+		CHECK_FOR_INTERRUPTS();
 		for (int b = 0; b < request->bypass_count; b++)
 		{
 			if (strcmp(template->steps[p].name, request->bypass_steps[b]) == 0)
@@ -462,6 +478,7 @@ CreateTasks(TaskRequest *requests, int n)
 	StepRows	rows = {0};
 	TimestampTz now = TaskerNow();
 	Oid			sequence;
+	int			created = 0;
 
 	OpenQueryScope(&scope);
 	rows.context = CurrentMemoryContext;
@@ -484,12 +501,14 @@ CreateTasks(TaskRequest *requests, int n)
 			AdoptFirstTask(&requests[i]);
 			continue;
 		}
+		created++;
 		AddStepRows(&rows, &requests[i], sequence);
 		if (rows.steps >= STEPS_PER_INSERT)
 			FlushStepRows(&rows);
 	}
 	FlushStepRows(&rows);
-	WakeOrchestratorAtCommit();
+	FAULT_POINT("tasks-created");
+	WakeOrchestratorAtCommit(created);
 	CloseQueryScope(&scope);
 	NoticeMissingOrchestrator();
 }
@@ -519,6 +538,11 @@ tasker_create_tasks(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), JSONBOID, -1, false, TYPALIGN_INT,
 					  &documents, &nulls, &n);
+	if (n > MAX_REQUESTS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("at most %d tasks can be created at once, not %d", MAX_REQUESTS, n),
+				 errhint("Call tasker.create_tasks() several times; in one transaction, if need be.")));
 	requests = palloc(sizeof(TaskRequest) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{

@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "pg/fault.h"
 #include "pg/query.h"
 #include "pg/table.h"
 #include "run/timer.h"
@@ -55,6 +56,7 @@ SetTimers(const Timer *timers, int n)
 		step_ids[i] = timers[i].step_id;
 		sort_keys[i] = timers[i].sort_key;
 	}
+	FAULT_POINT("timer-set");
 	args[0] = NullableArray(due_at, NULL, n, TIMESTAMPTZOID);
 	args[1] = Int64Array(step_ids, n);
 	args[2] = Int32Array(sort_keys, n);
@@ -69,6 +71,8 @@ TakeDueTimers(TimestampTz after, TimestampTz now, int max, int *n)
 
 	/* Most looks find nothing, and looking is cheaper than a statement. */
 	*n = NextTimer(after) > now ? 0 : (int) RunQuery(&TAKE_DUE_TIMERS, args, NULL);
+	if (*n > 0)
+		FAULT_POINT("timer-taken");
 	timers = palloc(sizeof(Timer) * Max(*n, 1));
 	for (int i = 0; i < *n; i++)
 		timers[i] = (Timer)

@@ -6,10 +6,14 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
 #include "pg/clock.h"
 #include "pg/query.h"
+#include "pg/table.h"
 #include "pg/wakeup.h"
+#include "rules/document.h"
 #include "rules/retry.h"
+#include "run/row.h"
 #include "run/timer.h"
 #include "run/transition.h"
 #include "utils/array.h"
@@ -17,6 +21,8 @@
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
+
+#define MAX_REASON_LENGTH 1000
 
 /* ---------- one, under its guards ---------- */
 
@@ -29,6 +35,11 @@ static KeptQuery LOCK_STEP = {
 
 static KeptQuery LOCK_TASK = {
 	.sql = "SELECT state::text, sort_key FROM tasker.tasks WHERE task_id = $1 FOR NO KEY UPDATE",
+	.nargs = 1,.types = {INT8OID}
+};
+
+static KeptQuery LOCK_FREE_TASK = {
+	.sql = "SELECT 1 FROM tasker.tasks WHERE task_id = $1 FOR NO KEY UPDATE SKIP LOCKED",
 	.nargs = 1,.types = {INT8OID}
 };
 
@@ -96,6 +107,40 @@ LockTask(int64 task_id)
 	return StateOfLabel(RowText(0, 1));
 }
 
+bool
+LockFreeTask(int64 task_id)
+{
+	Datum		arg = Int64GetDatum(task_id);
+
+	return RunQuery(&LOCK_FREE_TASK, &arg, NULL) > 0;
+}
+
+/* No lock is needed: who has the step of a task that is being cancelled has waited for it. */
+TaskerState
+LatestTaskState(int64 task_id)
+{
+	static const int key[] = {TASK_ID};
+	Table	   *tasks = OpenTable(&TASKS);
+	Lookup	   *by_id;
+	TaskRow		task;
+	bool		found;
+
+	BeginAccess();
+	by_id = BeginLatestLookup(tasks, 1, key);
+	found = FindTaskRow(tasks, by_id, task_id, &task);
+	EndLookup(by_id);
+	EndAccess();
+	if (!found)
+		RefuseUnknown("task", task_id);
+	return task.state;
+}
+
+bool
+IsOverForGood(TaskerState state)
+{
+	return state == STATE_CANCELLED || state == STATE_RESOLVED_MANUALLY;
+}
+
 void
 RefuseTransition(StateOwner owner, int64 id, TaskerState from, TaskerState to, const char *guard)
 {
@@ -115,6 +160,11 @@ ReasonMetadata(const char *reason)
 
 	if (reason == NULL)
 		return 0;
+	if (pg_mbstrlen(reason) > MAX_REASON_LENGTH)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the reason of a transition must have at most %d characters, not %d",
+						MAX_REASON_LENGTH, pg_mbstrlen(reason))));
 	initStringInfo(&json);
 	appendStringInfoString(&json, "{\"reason\": ");
 	escape_json(&json, reason);
@@ -159,6 +209,8 @@ StepGuard(const LockedStep *step, TaskerState to)
 	if (!IsRetryEligible(step->retryable, step->failed_permanently, step->attempts,
 						 step->retry_limit))
 		return psprintf("All %d attempts are used.", step->attempts);
+	if (step->sort_key > LAST_CLAIMED_SORT_KEY)
+		return "It has had as many transitions as can be numbered.";
 	(void) RunQuery(&HAS_OPEN_PARENT, &arg, NULL);
 	if (RowBool(0, 1))
 		return "A step that it depends on is neither complete nor resolved.";
@@ -283,6 +335,7 @@ MoveOfArguments(FunctionCallInfo fcinfo, StateOwner owner)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("metadata of a transition must be a JSON object")));
+		CheckDocumentSize(JsonbPGetDatum(given), MAX_METADATA_BYTES, "metadata of a transition");
 		if (JB_ROOT_COUNT(given) > 0)
 			move.metadata = JsonbPGetDatum(given);
 	}

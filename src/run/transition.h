@@ -30,6 +30,15 @@ extern LockedStep LockStep(int64 step_id);
 /* Locks a task row and gives its state; raises 42704 where there is none. */
 extern TaskerState LockTask(int64 task_id);
 
+/* The state of a task as of this moment, in any isolation level; raises 42704. */
+extern TaskerState LatestTaskState(int64 task_id);
+
+/* Whether steps of a task in this state must not begin again. */
+extern bool IsOverForGood(TaskerState state);
+
+/* Locks a task that nobody else holds; false where it is held, or gone. */
+extern bool LockFreeTask(int64 task_id);
+
 /* Raise TK002, saying what is allowed. */
 pg_noreturn extern void RefuseTransition(StateOwner owner, int64 id, TaskerState from, TaskerState to,
 							 const char *guard);

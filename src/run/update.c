@@ -10,7 +10,9 @@
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "pg/query.h"
+#include "rules/document.h"
 #include "run/annotation.h"
+#include "run/request.h"
 #include "run/transition.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -56,15 +58,15 @@ static KeptQuery UPDATE_TASK = {
 static void
 CheckTaskUpdate(FunctionCallInfo fcinfo)
 {
+	int			tag_count;
+
 	if (!PG_ARGISNULL(1) && pg_mbstrlen(text_to_cstring(PG_GETARG_TEXT_PP(1))) > 128)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the reason of a task must have 0 to 128 characters, not %d",
 						pg_mbstrlen(text_to_cstring(PG_GETARG_TEXT_PP(1))))));
-	if (!PG_ARGISNULL(2) && array_contains_nulls(PG_GETARG_ARRAYTYPE_P(2)))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("tags of a task must not contain null")));
+	if (!PG_ARGISNULL(2))
+		(void) TagsOfArray(PG_GETARG_ARRAYTYPE_P(2), &tag_count);
 }
 
 PG_FUNCTION_INFO_V1(tasker_update_task);
@@ -178,6 +180,8 @@ tasker_update_step(PG_FUNCTION_ARGS)
 	if (to_inputs && !JB_ROOT_IS_OBJECT(PG_GETARG_JSONB_P(2)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the inputs of a step must be a JSON object")));
+	if (to_inputs)
+		CheckDocumentSize(args[2], MAX_CONTENT_BYTES, "the inputs of a step");
 	OpenQueryScope(&scope);
 	if (RunQuery(&KEEP_TASK_OF_STEP, args, NULL) == 0)
 		RefuseUnknown("step", PG_GETARG_INT64(0));

@@ -75,6 +75,8 @@ foreach my $extension (qw(tasker tasker_testing))
 	($version{$extension}) = map { /^default_version = '(.+)'/ ? $1 : () } <$control>;
 }
 is($version{tasker_testing}, $version{tasker}, 'the test kit has the version of tasker');
+open my $header, '<', 'src/pg/catalog.h' or die "cannot read src/pg/catalog.h: $!";
+is((map { /^#define TASKER_VERSION "(.+)"/ ? $1 : () } <$header>)[0], $version{tasker}, 'and so has the library');
 my @mentions;
 find({ no_chdir => 1, wanted => sub {
 	return unless /\.(?:[ch]|sql)$/;

@@ -100,6 +100,7 @@ my $cancelled = worker_pid();
 $admin->query("SELECT pg_cancel_backend($cancelled)");
 diamonds($session, 10);
 ok($executor->drain, 'pg_cancel_backend() of the orchestrator does not stop the work');
+is(worker_pid(), $cancelled, 'nor end it');
 
 # While no launcher is there, CREATE EXTENSION is not forgotten.
 $admin->query('CREATE DATABASE late');
@@ -187,6 +188,20 @@ is($session->query(q(SELECT s.state, count(*) FROM tasker.workflow_steps s JOIN 
 $session->query('ALTER DATABASE app RESET tasker.orchestrator');
 ok($worker->drain, 'the worker goes on from there');
 $worker->quit;
+
+# --- orchestrate() while others never stop ----------------------------------------------------
+
+my $first_of_busy = $session->query('SELECT max(task_id) + 1 FROM tasker.tasks');
+my @busy = map { Tasker::Session->new($node, 'app') } 1 .. 3;
+$_->send(q(DO $$ BEGIN LOOP PERFORM tasker.create_task('single', namespace => 't'); COMMIT; PERFORM pg_sleep(0.001); END LOOP; END $$)) foreach @busy;
+ok($session->poll("SELECT count(*) > 10 FROM tasker.tasks WHERE task_id >= $first_of_busy"), 'sessions create tasks without end');
+# Where it has much of its own to look at, there are always news when it has looked.
+my (undef, $no_end) = $session->try("SET statement_timeout = '20s';\nBEGIN;\n" . $make =~ s/400/5000/r . ";\nSELECT tasker.orchestrate() > 0;\nROLLBACK;\nRESET statement_timeout");
+is($no_end, '', 'orchestrate() comes to an end all the same');
+$admin->query("SELECT pg_terminate_backend($_->{pid})") foreach @busy;
+$_->quit foreach @busy;
+$session->query("SELECT count(tasker.cancel_task(task_id)) FROM tasker.tasks WHERE task_id >= $first_of_busy");
+ok($executor->drain, 'and the rest is done without it');
 
 # --- prepared transactions --------------------------------------------------------------------
 

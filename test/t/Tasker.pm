@@ -28,9 +28,9 @@ our %ledger;
 sub tasker_node
 {
 	my ($name, %options) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = PostgreSQL::Test::Cluster->new($name, @{ $options{path} // [] });
 
-	$node->init(allows_streaming => $options{streaming} ? 1 : 0, has_archiving => $options{archiving} ? 1 : 0, extra => [ '-E', 'UTF8', '--no-locale' ]);
+	$node->init(allows_streaming => $options{streaming} ? 1 : 0, has_archiving => $options{archiving} ? 1 : 0, extra => [ '-E', 'UTF8', '--no-locale', @{ $options{initdb} // [] } ]);
 	$node->append_conf('postgresql.conf', <<'CONF' . ($options{conf} // ''));
 shared_preload_libraries = 'tasker'
 max_worker_processes = 16
