@@ -224,6 +224,34 @@ SELECT period_begun FROM tasker.upkeep('10 days');
 ROLLBACK;
 SELECT period_begun FROM tasker.upkeep('10 days');
 
+-- ---------- consumers of events ----------
+
+-- What a consumer has not read stays, until it has not read for tasker.consumer_grace.
+SELECT tasker.create_event_consumer('slow'), tasker.create_event_consumer('gone'), tasker.register_event('history.written');
+SELECT count(*) AS unread FROM pg_temp.make(2);
+SELECT count(tasker.publish_event('history.written', task_id => t.task_id)) AS published FROM (SELECT task_id FROM tasker.tasks ORDER BY task_id DESC LIMIT 2) t;
+SELECT tasker.publish_event('history.written') > 0 AS published;
+SELECT tasker.orchestrate() >= 0 AS orchestrated;
+SET tasker.clock_offset = '24.7d';
+SELECT tasker.prune_tasks(tasker.now() - interval '1 hour') AS those_that_were_read;
+SELECT tasker.prune_tasks(tasker.now() - interval '1 hour');
+SELECT count(*) AS events FROM tasker.read_events('slow');
+SELECT tasker.prune_tasks(tasker.now() - interval '1 hour');
+SELECT name, events_behind, holds_history FROM tasker.stat_event_consumers ORDER BY name;
+SELECT tasker.drop_event_consumer('gone');
+SELECT tasker.prune_tasks(tasker.now() - interval '1 hour');
+-- Custom events go with their task, others by their age.
+SELECT count(*) AS events, count(task_id) AS of_tasks FROM tasker.published_events;
+SELECT * FROM tasker.upkeep('1 h');
+SELECT count(*) AS events FROM tasker.published_events;
+SELECT count(*) AS fresh FROM pg_temp.make(1);
+SELECT tasker.orchestrate() >= 0 AS orchestrated;
+UPDATE tasker.event_consumers SET read_at = read_at - interval '8 days';
+SET tasker.clock_offset = '24.8d';
+SELECT name, events_behind, holds_history FROM tasker.stat_event_consumers;
+SELECT tasker.prune_tasks(tasker.now() - interval '1 hour');
+SELECT tasker.drop_event_consumer('slow');
+
 -- ---------- who holds back vacuum ----------
 
 SELECT * FROM tasker.stat_horizon WHERE name = 'regress_tasker_retention';

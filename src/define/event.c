@@ -155,6 +155,37 @@ WriteStepEvents(int32 named_task_id, const StepEvent *events, int n)
 	(void) RunQuery(&INSERT_STEP_EVENTS, args, NULL);
 }
 
+/* ---------- payloads ---------- */
+
+/* One row where the event exists: what is wrong with the payload, NULL where nothing is. */
+static KeptQuery CHECK_PAYLOAD = {
+	.sql =
+	"SELECT (SELECT string_agg(concat_ws(': ', nullif(v.path, ''), v.problem), '; ')"
+	"          FROM tasker.json_schema_violations(e.payload_schema, $2) v)"
+	"  FROM tasker.custom_events e WHERE e.name = $1",
+	.nargs = 2,.types = {TEXTOID, JSONBOID}
+};
+
+void
+CheckEventPayload(const char *name, Datum payload)
+{
+	Datum		args[2] = {CStringGetTextDatum(name), payload};
+	char	   *problems;
+
+	if (RunQuery(&CHECK_PAYLOAD, args, NULL) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("custom event \"%s\" is not in the catalogue", name),
+				 errhint("Enter it with tasker.register_event(), or as custom_events of a step template.")));
+	problems = RowText(0, 1);
+	if (problems != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the payload of event \"%s\" violates its schema", name),
+				 errdetail("%s", problems),
+				 errhint("See payload_schema in tasker.event_definitions.")));
+}
+
 /* ---------- registering by hand ---------- */
 
 /* Enters an event; true if it is new, false if it was there and what is given here was added. */

@@ -25,4 +25,10 @@ typedef struct StepEvent
  */
 extern void WriteStepEvents(int32 named_task_id, const StepEvent *events, int n);
 
+/*
+ * Raises 42704 unless the event is in the catalogue, and 22023 unless the
+ * payload, a jsonb, is valid by its schema.  Needs an open query scope.
+ */
+extern void CheckEventPayload(const char *name, Datum payload);
+
 #endif							/* TASKER_EVENT_H */

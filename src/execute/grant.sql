@@ -4,15 +4,16 @@ CREATE VIEW tasker.capability_privileges AS
 WITH own (capability, privilege, everywhere, objects) AS (VALUES
 	-- Looking: tables (row security shows of them what is the role's), views and functions that run with the caller's rights.
 	('observer', 'SELECT', false, 'task_namespaces named_tasks named_tasks_named_steps named_step_edges named_step_events named_steps handlers
-		custom_events tasks workflow_steps task_transition_log workflow_step_transition_log task_annotations task_reenqueues capability_grants
+		custom_events published_events tasks workflow_steps task_transition_log workflow_step_transition_log task_annotations task_reenqueues capability_grants
 		annotation_types(annotation_type_id,name,created_at) orchestrator_checkpoint
 		executors(executor_id,name,handlers,capacity,detached,lease,role,registered_at,last_heartbeat_at,ended_at,end_reason)
-		allowed_transitions annotations event_definitions role_grants stat_executors stat_templates step_dag_relationships step_durations
+		allowed_transitions annotations event_definitions events role_grants stat_executors stat_templates step_dag_relationships step_durations
 		step_readiness_statuses task_execution_contexts task_summaries task_templates task_transitions task_workflow_summaries
 		workflow_step_edges workflow_step_transitions capability_privileges home'),
-	('observer', 'SELECT', true, 'annotation_types dependent_systems dependent_system_object_maps history_periods timers work_queue tasks_task_id_seq workflow_steps_workflow_step_id_seq
-		stat_history stat_horizon stat_orchestrator stat_latencies'),
-	('observer', 'EXECUTE', false, 'now legal_transitions state_colours one_line mermaid_label dot_label dot_tooltip draw_mermaid draw_dot draw_text
+	('observer', 'SELECT', true, 'annotation_types dependent_systems dependent_system_object_maps history_periods log_marks event_consumers task_schedules timers work_queue tasks_task_id_seq workflow_steps_workflow_step_id_seq
+		stat_history stat_horizon stat_orchestrator stat_latencies stat_event_consumers'),
+	('observer', 'EXECUTE', false, 'now legal_transitions transition_event event_payload_keys event_payload_schema
+		small_json task_event_payload step_event_payload custom_event_payload next_cron_time state_colours one_line mermaid_label dot_label dot_tooltip draw_mermaid draw_dot draw_text
 		check_diagram_format draw graph_depths graph_reach graph_paths backoff_seconds json_schema_violations yaml_to_jsonb
 		task_template validate_context find_template template_edges task_template_graph task_template_diagram
 		step_documents task_document step_transitive_dependencies step_transitive_dependents step_siblings
@@ -22,23 +23,24 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 		graph_weights severity expected_durations graph_steps critical_paths bottlenecks error_chains parallelism task_graph_analysis
 		finalization_decision find_viable_steps await_task system_health_counts executor_measures'),
 	('observer', 'EXECUTE', true, 'orchestrator_status orchestrator_measures latency_buckets mapped_objects history_period current_period check
+		position_read_by_consumers create_event_consumer drop_event_consumer read_events subscribe unsubscribe
 		why why_nothing_moves why_locked why_steps live_executors time_of_day'),
 	('producer', 'SELECT', false, 'task_namespaces named_tasks tasks task_transition_log task_annotations task_summaries annotations
 		annotation_types(annotation_type_id,name,created_at) workflow_steps(workflow_step_id,task_id,state)'),
 	('producer', 'EXECUTE', false, 'now create_task create_tasks find_task find_tasks task_is_new await_task annotate_task remove_annotation
-		update_task update_step validate_context task_state step_state task_in_any_state step_in_any_state'),
-	('producer', 'EXECUTE', true, 'map_objects'),
+		update_task update_step validate_context task_state step_state task_in_any_state step_in_any_state next_cron_time publish_event'),
+	('producer', 'EXECUTE', true, 'map_objects create_requested_task schedule_task unschedule_task'),
 	('executor', 'EXECUTE', false, 'now register_executor unregister_executor heartbeat claim_steps claim_step await_steps my_steps
 		complete_step complete_steps fail_step fail_steps release_step release_steps execute_step coordinate_task find_viable_steps
-		step_transitive_dependencies step_transitive_dependents step_siblings annotate_task backoff_seconds'),
+		step_transitive_dependencies step_transitive_dependents step_siblings annotate_task backoff_seconds publish_event'),
 	('executor', 'EXECUTE', true, 'map_objects'),
 	('operator', 'EXECUTE', false, 'cancel_task retry_task resolve_task cancel_step retry_step resolve_step update_task update_step reenqueue_task
 		transition_task transition_step safe_transition_task safe_transition_step conditional_transition_task conditional_transition_step
 		pause resume finalize_task retry_due_steps annotate_task remove_annotation execute_step coordinate_task'),
-	('operator', 'EXECUTE', true, 'orchestrate unregister_executor'),
+	('operator', 'EXECUTE', true, 'orchestrate unregister_executor announce_events start_scheduled_tasks'),
 	('admin', 'EXECUTE', false, 'register_task_template register_task_template_yaml deprecate_task_template describe_namespace pause resume
 		grant_observer grant_producer grant_executor grant_operator grant_admin revoke_role'),
-	('admin', 'EXECUTE', true, 'describe_dependent_system register_event map_objects prune_tasks upkeep rebuild_accelerators reset_stats')
+	('admin', 'EXECUTE', true, 'describe_dependent_system register_event set_event_schema map_objects prune_tasks upkeep rebuild_accelerators reset_stats')
 ), included AS (
 	SELECT * FROM own
 	UNION ALL

@@ -24,11 +24,13 @@ BEGIN
 		('workflow_step_transition_log', 'tasker.sees_step(workflow_step_id)'),
 		('work_queue', 'tasker.sees_step(workflow_step_id)'),
 		('timers', 'tasker.sees_step(workflow_step_id)'),
+		('published_events', 'task_id IS NOT NULL AND tasker.sees_task(task_id)'),
 		('executors', 'tasker.sees_role(role)'),
 		('capability_grants', 'tasker.sees_role(role_name) OR task_namespace_id = ANY ((SELECT tasker.visible_namespaces())::integer[])'),
 		-- These belong to no namespace.
 		('dependent_systems', 'false'), ('dependent_system_object_maps', 'false'),
-		('orchestrator_checkpoint', 'false'), ('history_periods', 'false')) p (relation, visible)
+		('orchestrator_checkpoint', 'false'), ('history_periods', 'false'), ('log_marks', 'false'),
+		('event_consumers', 'false'), ('task_schedules', 'false')) p (relation, visible)
 	LOOP
 		EXECUTE format('ALTER TABLE tasker.%I ENABLE ROW LEVEL SECURITY', item.relation);
 		EXECUTE format('CREATE POLICY tenants ON tasker.%I USING ((SELECT tasker.sees_everything()) OR %s)', item.relation, item.visible);

@@ -208,6 +208,40 @@ static KeptQuery AGE_STEP_LOG = {
 	.nargs = 0
 };
 
+/*
+ * The same where there may be consumers of events, whose positions are of the
+ * old server, too.  What the k slowest of them have not read yet becomes the
+ * work of transaction 3 + k, which no server gives out (initdb takes some
+ * hundred), and stays unread in their new positions.
+ */
+#define AGE_LOG(log) \
+	"UPDATE tasker." log " l SET xact_id = (3 + (SELECT count(*) FROM tasker.event_consumers c" \
+	"                                             WHERE NOT pg_visible_in_snapshot(l.xact_id, c.position)))::text::xid8" \
+	" WHERE (l.xact_id >= pg_snapshot_xmin(pg_current_snapshot()) AND l.xact_id <> pg_current_xact_id())" \
+	"    OR (l.xact_id > '3' AND l.xact_id < '1000')" \
+	"    OR EXISTS (SELECT 1 FROM tasker.event_consumers c WHERE NOT pg_visible_in_snapshot(l.xact_id, c.position))"
+
+static KeptQuery AGE_TASKS = {.sql = AGE_LOG("task_transition_log"),.nargs = 0};
+static KeptQuery AGE_STEPS = {.sql = AGE_LOG("workflow_step_transition_log"),.nargs = 0};
+static KeptQuery AGE_EVENTS = {.sql = AGE_LOG("published_events"),.nargs = 0};
+
+static KeptQuery RESET_CONSUMERS = {
+	.sql =
+	"UPDATE tasker.event_consumers c"
+	"   SET position = format('%s:%s:%s', 3 + r.rank, pg_snapshot_xmax($1::pg_snapshot),"
+	"         concat_ws(',', r.unread, (SELECT string_agg(x::text, ',' ORDER BY x) FROM pg_snapshot_xip($1::pg_snapshot) x)))::pg_snapshot,"
+	"       window_end = NULL, cursor_at = NULL, cursor_place = NULL, cursor_id = NULL, cursor_sort_key = NULL"
+	"  FROM (SELECT o.name, o.rank, (SELECT string_agg((3 + k)::text, ',' ORDER BY k) FROM generate_series(o.rank, o.consumers) k) AS unread"
+	"          FROM (SELECT s.name, row_number() OVER (ORDER BY pg_snapshot_xmax(s.position),"
+	"                         (SELECT count(*) FROM pg_snapshot_xip(s.position)) DESC, s.name) AS rank,"
+	"                       count(*) OVER () AS consumers"
+	"                  FROM tasker.event_consumers s) o) r"
+	" WHERE c.name = r.name",
+	.nargs = 1,.types = {TEXTOID}
+};
+
+static KeptQuery EMPTY_MARKS = {.sql = "DELETE FROM tasker.log_marks",.nargs = 0};
+
 static KeptQuery EMPTY_QUEUE = {.sql = "DELETE FROM tasker.work_queue",.nargs = 0};
 static KeptQuery EMPTY_TIMERS = {.sql = "DELETE FROM tasker.timers",.nargs = 0};
 
@@ -256,6 +290,27 @@ RebuildAccelerators(void)
 	(void) RunQuery(&RESET_CHECKPOINT, args, NULL);
 }
 
+/* Ages what transactions of the old server did, for everybody who reads the logs. */
+static void
+AgeLogs(void)
+{
+	Datum		position;
+
+	if (SchemaVersion() < 101)
+	{
+		(void) RunPlainQuery(&AGE_TASK_LOG);
+		(void) RunPlainQuery(&AGE_STEP_LOG);
+		return;
+	}
+	(void) RunPlainQuery(&AGE_TASKS);
+	(void) RunPlainQuery(&AGE_STEPS);
+	(void) RunPlainQuery(&AGE_EVENTS);
+	(void) RunPlainQuery(&EMPTY_MARKS);
+	(void) RunPlainQuery(&READ_SNAPSHOT);
+	position = CStringGetTextDatum(PositionOfSnapshot(CurrentMemoryContext, RowText(0, 1)));
+	(void) RunQuery(&RESET_CONSUMERS, &position, NULL);
+}
+
 /*
  * Of detached executors those that have said nothing in this server are with
  * the original, if anywhere.  The others are found gone, or not, as ever.
@@ -287,8 +342,7 @@ AdoptDatabase(void)
 	/* The triggers that keep the logs insert-only do not fire for a replica. */
 	(void) set_config_option("session_replication_role", "replica",
 							 PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	(void) RunPlainQuery(&AGE_TASK_LOG);
-	(void) RunPlainQuery(&AGE_STEP_LOG);
+	AgeLogs();
 	EndForeignExecutors();
 	RebuildAccelerators();
 }

@@ -213,6 +213,7 @@ ReadLog(Batch *batch)
 	pfree(o->position);
 	o->position = position;
 	o->dirty |= batch->report.log_rows > 0;
+	o->rows_since_mark += batch->report.log_rows;
 	return true;
 }
 

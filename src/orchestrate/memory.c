@@ -10,8 +10,10 @@
 #include "orchestrate/memory.h"
 #include "pg/clock.h"
 #include "pg/fault.h"
+#include "pg/position.h"
 #include "pg/query.h"
 #include "pg/wakeup.h"
+#include "run/log_mark.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
@@ -381,7 +383,7 @@ ReadCheckpoint(Orchestrator *o)
 	if (RunPlainQuery(&READ_CHECKPOINT) == 0)
 	{
 		/* There is no template yet, or a restore has not brought the row yet. */
-		o->position = MemoryContextStrdup(context, "3:3:");
+		o->position = MemoryContextStrdup(context, NOTHING_READ);
 		return;
 	}
 	o->generation = RowInt64(0, 1);
@@ -424,6 +426,11 @@ SaveCheckpoint(Orchestrator *o)
 	o->dirty = false;
 	o->reconcile = o->postponed_noted = false;
 	o->checkpoint_tid = *(ItemPointer) DatumGetPointer(RowDatum(0, 2, NULL));
+	if (o->rows_since_mark >= ROWS_BETWEEN_MARKS)
+	{
+		LeaveMark(o->position);
+		o->rows_since_mark = 0;
+	}
 	/* Timers that sessions wrote late are found by looking from the start now and then. */
 	if (o->timers_rescan_at <= o->saved_at)
 		o->timers_taken_until = DT_NOBEGIN;

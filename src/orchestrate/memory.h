@@ -107,6 +107,7 @@ struct Orchestrator
 	TimestampTz timers_rescan_at;	/* by the real clock: when to look at them from the start again */
 	bool		moved;			/* something was moved since the log was read */
 	bool		dirty;			/* more was read than the checkpoint knows */
+	uint64		rows_since_mark;	/* of the logs, see log_mark.h */
 	TimestampTz saved_at;		/* by the real clock */
 };
 

@@ -25,6 +25,7 @@ int			tasker_lease = 30000;
 int			tasker_batch_size = 1000;
 int			tasker_checkpoint_interval = 1000;
 int			tasker_retention = 0;
+int			tasker_consumer_grace = 604800;
 int			tasker_max_executors = 1024;
 int			tasker_max_databases = 64;
 
@@ -56,6 +57,11 @@ InitSettings(void)
 							"After a crash it replays what the logs got since.",
 							&tasker_checkpoint_interval, 1000, 1, 600000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("tasker.consumer_grace",
+							"How long retention waits for a consumer of events that does not read.",
+							"What it has not read by then is removed when its time has come.",
+							&tasker_consumer_grace, 604800, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("tasker.clock_offset",
 							"Moves tasker.now(), the clock of everything that tasker does.",
 							"For tests: backoffs and leases pass without waiting.",

@@ -17,7 +17,8 @@ extern char *tasker_environment;	/* empty: none */
 extern int	tasker_lease;			/* milliseconds */
 extern int	tasker_batch_size;		/* steps a transaction */
 extern int	tasker_checkpoint_interval; /* milliseconds */
-extern int	tasker_retention;	/* seconds; 0: off */
+extern int	tasker_retention;
+extern int	tasker_consumer_grace;	/* seconds; 0: off */
 extern int	tasker_max_executors;
 extern int	tasker_max_databases;
 

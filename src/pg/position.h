@@ -12,6 +12,9 @@
 
 #include "tasker.h"
 
+/* The position of a reader who has seen nothing. */
+#define NOTHING_READ "3:3:"
+
 /* The position of a snapshot taken by this transaction, allocated in a context. */
 extern char *PositionOfSnapshot(MemoryContext context, const char *snapshot);
 

@@ -33,6 +33,8 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "process/announcer.h"
+#include "process/timetable.h"
 #include "process/upkeep.h"
 #include "process/worker.h"
 #include "storage/ipc.h"
@@ -511,9 +513,7 @@ TaskerOrchestratorMain(Datum arg)
 		wait = worker.error_wait == 0 ? 0 :
 			TimestampDifferenceMilliseconds(GetCurrentTimestamp(), worker.not_before);
 		if (wait == 0)
-		{
-			wait = KeepUp(Orchestrate());
-		}
+			wait = KeepAnnouncing(KeepTimetable(KeepUp(Orchestrate())));
 		if (wait == 0)
 			continue;
 		pgstat_report_stat(true);

@@ -141,3 +141,31 @@ tasker_legal_transitions(PG_FUNCTION_ARGS)
 	}
 	return (Datum) 0;
 }
+
+/* The state of an enum argument; STATE_NONE for NULL. */
+static TaskerState
+StateArgument(FunctionCallInfo fcinfo, int number)
+{
+	if (PG_ARGISNULL(number))
+		return STATE_NONE;
+	return StateOfLabel(DatumGetCString(DirectFunctionCall1(enum_out, PG_GETARG_DATUM(number))));
+}
+
+PG_FUNCTION_INFO_V1(tasker_transition_event);
+
+Datum
+tasker_transition_event(PG_FUNCTION_ARGS)
+{
+	TaskerState from = StateArgument(fcinfo, 1);
+	TaskerState to = StateArgument(fcinfo, 2);
+	char	   *owner = PG_ARGISNULL(0) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	for (int i = 0; i < LegalTransitionCount; i++)
+	{
+		const LegalTransition *legal = &LegalTransitions[i];
+
+		if (legal->from == from && legal->to == to && strcmp(OwnerLabel(legal->owner), owner) == 0)
+			PG_RETURN_TEXT_P(cstring_to_text(legal->event));
+	}
+	PG_RETURN_NULL();
+}

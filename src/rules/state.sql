@@ -18,3 +18,9 @@ CREATE VIEW tasker.allowed_transitions AS
 SELECT owner, from_state, to_state, event FROM tasker.legal_transitions();
 COMMENT ON VIEW tasker.allowed_transitions IS
 'Which state changes are legal, for owner ''task'' and ''step'', and the event that each one announces.';
+
+CREATE FUNCTION tasker.transition_event(owner text, from_state tasker.state, to_state tasker.state) RETURNS text
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'tasker_transition_event';
+COMMENT ON FUNCTION tasker.transition_event(text, tasker.state, tasker.state) IS
+'The event that a transition of owner ''task'' or ''step'' announces; NULL where it is not legal. from_state NULL is the creation.';

@@ -9,9 +9,13 @@ WITH leaf AS (
 	JOIN pg_class c ON c.oid = i.inhrelid
 	CROSS JOIN LATERAL (SELECT substring(c.relname FROM '_p(\d+)$')::bigint) p (period)
 ), checkpoint AS (
-	SELECT c.position, pg_snapshot_xmax(c.position) AS next_xact, ARRAY(SELECT pg_snapshot_xip(c.position)) AS running,
-		c.system_identifier = (SELECT h.identifier FROM tasker.home h) AS owned
+	SELECT c.position, c.system_identifier = (SELECT h.identifier FROM tasker.home h) AS owned
 	FROM tasker.orchestrator_checkpoint c
+), reader AS (
+	SELECT r.name, pg_snapshot_xmax(r.position) AS next_xact, ARRAY(SELECT pg_snapshot_xip(r.position)) AS running
+	FROM (SELECT 'orchestrator' AS name, c.position FROM checkpoint c
+		UNION ALL SELECT 'consumers', tasker.position_read_by_consumers()) r
+	WHERE r.position IS NOT NULL
 ), status AS (
 	SELECT leaf.log, leaf.period, leaf.relation, leaf.first_id, leaf.last_id, h.began_at, h.closed_at,
 		CASE leaf.log WHEN 'task' THEN h.keeps_task_rows ELSE h.keeps_step_rows END AS keeps_rows,
@@ -23,22 +27,24 @@ WITH leaf AS (
 		h.closed_by IS NULL OR (h.closed_on = (SELECT system_identifier FROM pg_control_system())
 			AND h.closed_by >= pg_snapshot_xmin(pg_current_snapshot())) AS is_closing,
 		CASE
-			WHEN NOT coalesce((SELECT owned FROM checkpoint), true) THEN true
-			WHEN leaf.log = 'task' THEN
-				EXISTS (SELECT FROM tasker.task_transition_log l
+			WHEN NOT coalesce((SELECT owned FROM checkpoint), true) THEN 'orchestrator'
+			WHEN leaf.log = 'task' THEN (SELECT r.name FROM reader r
+				WHERE EXISTS (SELECT FROM tasker.task_transition_log l
 					WHERE l.task_id >= leaf.first_id AND l.task_id <= leaf.last_id
-						AND l.xact_id >= (SELECT next_xact FROM checkpoint) AND l.xact_id <= '18446744073709551615')
+						AND l.xact_id >= r.next_xact AND l.xact_id <= '18446744073709551615')
 				OR EXISTS (SELECT FROM tasker.task_transition_log l
 					WHERE l.task_id >= leaf.first_id AND l.task_id <= leaf.last_id
-						AND l.xact_id = ANY ((SELECT running FROM checkpoint)::xid8[]))
-			ELSE
-				EXISTS (SELECT FROM tasker.workflow_step_transition_log l
+						AND l.xact_id = ANY (r.running::xid8[]))
+				ORDER BY r.name DESC LIMIT 1)
+			ELSE (SELECT r.name FROM reader r
+				WHERE EXISTS (SELECT FROM tasker.workflow_step_transition_log l
 					WHERE l.workflow_step_id >= leaf.first_id AND l.workflow_step_id <= leaf.last_id
-						AND l.xact_id >= (SELECT next_xact FROM checkpoint) AND l.xact_id <= '18446744073709551615')
+						AND l.xact_id >= r.next_xact AND l.xact_id <= '18446744073709551615')
 				OR EXISTS (SELECT FROM tasker.workflow_step_transition_log l
 					WHERE l.workflow_step_id >= leaf.first_id AND l.workflow_step_id <= leaf.last_id
-						AND l.xact_id = ANY ((SELECT running FROM checkpoint)::xid8[]))
-		END AS is_unread
+						AND l.xact_id = ANY (r.running::xid8[]))
+				ORDER BY r.name DESC LIMIT 1)
+		END AS unread_by
 	FROM leaf
 	LEFT JOIN tasker.history_periods h ON h.period = leaf.period
 )
@@ -57,7 +63,7 @@ SELECT s.log, s.period, s.relation::regclass AS partition, s.first_id, s.last_id
 		WHEN s.period = s.latest THEN 'current'
 		WHEN s.oldest_owner IS NOT NULL THEN 'owners'
 		WHEN s.is_closing THEN 'transactions'
-		WHEN s.is_unread THEN 'orchestrator'
+		ELSE s.unread_by
 	END AS held_by
 FROM status s;
 COMMENT ON VIEW tasker.stat_history IS
@@ -67,7 +73,7 @@ COMMENT ON COLUMN tasker.stat_history.owners IS 'Tasks or steps of the period th
 COMMENT ON COLUMN tasker.stat_history.oldest_owner IS 'The task or step of the period with the smallest id.';
 COMMENT ON COLUMN tasker.stat_history.keeps_rows IS 'Transitions of pruned owners wait here for the end of the partition.';
 COMMENT ON COLUMN tasker.stat_history.held_by IS
-'Why the partition stays: not begun, current, owners (some exist), transactions (one that ran at the end of the period still does), orchestrator (it has not read all rows, or this database is not adopted). NULL: the next round of upkeep drops it, unless somebody reads it.';
+'Why the partition stays: not begun, current, owners (some exist), transactions (one that ran at the end of the period still does), orchestrator (it has not read all rows, or this database is not adopted), consumers (one of events has not, see tasker.consumer_grace). NULL: the next round of upkeep drops it, unless somebody reads it.';
 
 -- Locks: the partition first, without waiting; it has no owner, so only who
 -- reads the whole log can have it. Then the parent, for which everybody who

@@ -18,10 +18,11 @@
 
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "define/access.h"
 #include "define/ownership.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "define/access.h"
+#include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/fault.h"
 #include "pg/guc.h"
@@ -73,6 +74,19 @@ static KeptQuery READ_POSITION = {
 	.nargs = 1,.types = {INT8OID}
 };
 
+/* The same, less what a consumer of events has still to read. */
+static KeptQuery READ_COMMON_POSITION = {
+	.sql =
+	"SELECT format('%s:%s:%s', coalesce(min(r.xact), bound.xmax), bound.xmax, string_agg(r.xact::text, ',' ORDER BY r.xact))::pg_snapshot"
+	"  FROM (SELECT tasker.position_read_by_consumers() AS consumers) c"
+	" CROSS JOIN LATERAL (SELECT CASE WHEN pg_snapshot_xmax(c.consumers) < pg_snapshot_xmax($1)"
+	"                                 THEN pg_snapshot_xmax(c.consumers) ELSE pg_snapshot_xmax($1) END AS xmax) bound"
+	"  LEFT JOIN LATERAL (SELECT x AS xact FROM pg_snapshot_xip(c.consumers) x WHERE x < bound.xmax"
+	"                     UNION SELECT x FROM pg_snapshot_xip($1) x WHERE x < bound.xmax) r ON true"
+	" WHERE c.consumers IS NOT NULL GROUP BY bound.xmax",
+	.nargs = 1,.types = {PG_SNAPSHOTOID}
+};
+
 static KeptQuery LOOK_AHEAD = {
 	.sql =
 	"SELECT t.task_id, (SELECT l.created_at < $2 FROM tasker.task_transition_log l"
@@ -115,7 +129,7 @@ typedef struct Pruning
 {
 	TimestampTz finished_before;
 	Datum		states;			/* text of an array of states */
-	Datum		position;		/* of the orchestrator */
+	Datum		position;		/* what the orchestrator and the consumers of events have read */
 	int64		latest_period;
 	bool		orchestrated;	/* there is a checkpoint */
 	bool		keep_rows;		/* leave transitions of closed periods */
@@ -138,12 +152,16 @@ static bool
 BeginPruning(Pruning *p)
 {
 	Datum		own = Int64GetDatum(HomeIdentifier());
+	bool		adopted;
 
 	(void) RunQuery(&READ_POSITION, &own, NULL);
 	p->position = datumCopy(RowDatum(0, 1, NULL), false, -1);
 	p->latest_period = RowInt64(0, 3);
 	p->orchestrated = RowBool(0, 4);
-	return RowBool(0, 2);
+	adopted = RowBool(0, 2);
+	if (SchemaVersion() >= 101 && RunQuery(&READ_COMMON_POSITION, &p->position, NULL) == 1)
+		p->position = datumCopy(RowDatum(0, 1, NULL), false, -1);
+	return adopted;
 }
 
 /*
@@ -244,6 +262,20 @@ static KeptQuery DELETE_QUEUED = {
 static KeptQuery DELETE_ANNOTATIONS = {
 	.sql = "DELETE FROM tasker.task_annotations WHERE task_id = ANY ($1)",
 	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
+static KeptQuery DELETE_EVENTS_OF_TASKS = {
+	.sql = "DELETE FROM tasker.published_events WHERE task_id = ANY ($1)",
+	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
+/* Custom events go with their task, or by their age. */
+static KeptQuery DELETE_OLD_EVENTS = {
+	.sql =
+	"DELETE FROM tasker.published_events WHERE ctid = ANY (ARRAY("
+	" SELECT e.ctid FROM tasker.published_events e WHERE e.created_at < $1 AND pg_visible_in_snapshot(e.xact_id, $2)"
+	"  ORDER BY e.created_at LIMIT $3))",
+	.nargs = 3,.types = {TIMESTAMPTZOID, PG_SNAPSHOTOID, INT8OID}
 };
 
 static KeptQuery DELETE_STEPS = {
@@ -364,6 +396,8 @@ RemoveVictims(const Pruning *p, Victims *v)
 	(void) RunQuery(&DELETE_STEPS, &arg, NULL);
 	arg = Int64Array(v->task_id, v->tasks);
 	(void) RunQuery(&DELETE_ANNOTATIONS, &arg, NULL);
+	if (SchemaVersion() >= 101)
+		(void) RunQuery(&DELETE_EVENTS_OF_TASKS, &arg, NULL);
 	(void) RunQuery(&DELETE_TASKS, &arg, NULL);
 }
 
@@ -449,6 +483,15 @@ FreePartition(TimestampTz finished_before, bool *locked)
 	return RowText(0, 1);
 }
 
+/* Removes custom events that are old enough and read; whether there may be more. */
+static bool
+PruneEvents(const Pruning *p, int max_events)
+{
+	Datum		args[3] = {TimestampTzGetDatum(p->finished_before), p->position, Int64GetDatum(max_events)};
+
+	return SchemaVersion() >= 101 && RunQuery(&DELETE_OLD_EVENTS, args, NULL) == max_events;
+}
+
 UpkeepReport
 RunUpkeep(PruneCursor *cursor, int64 retention_seconds, int max_tasks)
 {
@@ -471,6 +514,7 @@ RunUpkeep(PruneCursor *cursor, int64 retention_seconds, int max_tasks)
 			report.pruned = PruneChunk(&p, &cursor->after, max_tasks, max_tasks * LOOKED_AT_FOR_ONE);
 			report.more = cursor->after != 0;
 		}
+		report.more |= PruneEvents(&p, max_tasks);
 		if (report.more)
 			return report;
 	}

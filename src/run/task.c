@@ -600,6 +600,17 @@ tasker_create_tasks(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+PG_FUNCTION_INFO_V1(tasker_create_requested_task);
+
+Datum
+tasker_create_requested_task(PG_FUNCTION_ARGS)
+{
+	TaskRequest request = TaskRequestOfDocument(PG_GETARG_JSONB_P(0), 1);
+
+	CreateTasks(&request, 1);
+	PG_RETURN_INT64(request.task_id);
+}
+
 /* ---------- operating ---------- */
 
 /*

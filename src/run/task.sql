@@ -47,6 +47,11 @@ AS 'MODULE_PATHNAME', 'tasker_create_task';
 COMMENT ON FUNCTION tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz) IS
 'Creates a task with its steps and edges in the caller''s transaction and returns its task_id; work starts after the commit. The context is validated against the template''s schema, if it has one, and stored with the defaults of properties that are missing; validate_context() tries it. version NULL is the latest by number. Under an identity_key that the namespace has seen, the first task is returned and nothing is created (task_is_new tells which). Where none is given, the identity_strategy of the template makes one: hash of name, namespace, version asked for, initiator, source_system, reason, context, bypass_steps and the minute of requested_at, tags and priority left out, and equal requests less than a minute apart are the same task also across the turn of a minute, unless both transactions are open; or a function, called with the request and its full_name. bypass_steps names skippable steps that are resolved at once. requested_at says when it was asked for, now where NULL; it delays nothing. Errors: 42704 unknown template; 22023 bad argument, or the context violates the schema; 54001 and 54000 as validate_context(); 55000 deprecated version; 40001 the template changed meanwhile (try again).';
 
+CREATE FUNCTION tasker.create_requested_task(request jsonb) RETURNS bigint
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_create_requested_task';
+COMMENT ON FUNCTION tasker.create_requested_task(jsonb) IS
+'create_task for a request as create_tasks takes them. What schedules call, as the role that made them. Errors as create_task.';
+
 CREATE FUNCTION tasker.find_task(identity_key text, namespace text DEFAULT 'default') RETURNS bigint
 LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_find_task';
 COMMENT ON FUNCTION tasker.find_task(text, text) IS 'The task of an identity key in a namespace; NULL where there is none. Runs as the owner of the extension, like create_task.';
