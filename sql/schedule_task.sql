@@ -1,6 +1,6 @@
 -- Tasks started by time, on a moved clock; the worker does the same by itself.
 SET TimeZone = 'UTC';
-SELECT test.template('timed', 'a');
+SELECT test.template('timed', 'a') > 0 AS registered;
 -- Moves the clock of the session.
 CREATE FUNCTION pg_temp.set_clock(at timestamptz) RETURNS void LANGUAGE sql AS $$
 	SELECT set_config('tasker.clock_offset', (extract(epoch FROM at - clock_timestamp()) * 1000)::bigint::text, false)
