@@ -12,6 +12,7 @@
 #include "execute/pause.h"
 #include "execute/queue.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "pg/clock.h"
 #include "pg/fault.h"
 #include "pg/query.h"
@@ -201,6 +202,83 @@ NoticeNothingHappens(void)
 				 errhint("Call tasker.orchestrate() to find ready steps, or add tasker to shared_preload_libraries.")));
 }
 
+KeptQuery	LOCK_AVAILABLE_STEPS = {
+	.sql =
+	"SELECT s.workflow_step_id FROM tasker.workflow_steps s"
+	" WHERE s.workflow_step_id = ANY ($1) ORDER BY s.workflow_step_id FOR NO KEY UPDATE SKIP LOCKED",
+	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
+int
+LockAvailableSteps(const int64 *step_ids, int n)
+{
+	Datum		arg = Int64Array(step_ids, n);
+
+	return (int) RunQuery(&LOCK_AVAILABLE_STEPS, &arg, NULL);
+}
+
+static int
+CompareReadyById(const void *a, const void *b)
+{
+	return CompareIds(&((const ReadyStep *) a)->step_id, &((const ReadyStep *) b)->step_id);
+}
+
+/* Puts those that somebody holds back into the queue; returns how many are left. */
+static int
+KeepUnheld(ReadyStep *ready, int64 *step_ids, int n)
+{
+	ReadyStep  *held = palloc(sizeof(ReadyStep) * n);
+	int			available = LockAvailableSteps(step_ids, n);
+	int			n_held = 0;
+
+	for (int i = 0, a = 0; i < n; i++)
+	{
+		if (a < available && RowInt64(a, 1) == ready[i].step_id)
+			step_ids[a++] = ready[i].step_id;
+		else
+			held[n_held++] = ready[i];
+	}
+	EnqueueSteps(held, n_held);
+	return available;
+}
+
+/*
+ * Takes steps out of the queue, up to max with those claimed so far, and
+ * claims those that are still to be had; whether it is worth to look again.
+ * Who has claimed before does not wait for rows: the next ones may have lower
+ * ids, and who holds those may wait for ours.
+ */
+static bool
+ClaimWaiting(FunctionCallInfo fcinfo, int64 executor_id, const int32 *handlers, int n_handlers, int max, int *claimed)
+{
+	int			taken;
+	ReadyStep  *ready = TakeSteps(handlers, n_handlers, max - *claimed, &taken);
+	int64	   *step_ids = palloc(sizeof(int64) * Max(taken, 1));
+	int64	   *executors = palloc(sizeof(int64) * Max(taken, 1));
+	int			n = taken;
+	int			moved;
+	MovedStep  *steps;
+
+	if (taken == 0)
+		return false;
+	qsort(ready, taken, sizeof(ReadyStep), CompareReadyById);
+	for (int i = 0; i < taken; i++)
+	{
+		step_ids[i] = ready[i].step_id;
+		executors[i] = executor_id;
+	}
+	if (*claimed > 0)
+		n = KeepUnheld(ready, step_ids, taken);
+	steps = ClaimSteps(step_ids, executors, n, &moved);
+	FAULT_POINT("claimed");
+	for (int i = 0; i < moved; i++)
+		step_ids[i] = steps[i].step_id;
+	ReturnClaimedSteps(fcinfo, step_ids, moved);
+	*claimed += moved;
+	/* Those that are held would only be taken again. */
+	return *claimed < max && n == taken;
+}
+
 PG_FUNCTION_INFO_V1(tasker_claim_steps);
 
 Datum
@@ -211,8 +289,6 @@ tasker_claim_steps(PG_FUNCTION_ARGS)
 	int			max = PG_ARGISNULL(1) ? 1 : PG_GETARG_INT32(1);
 	int32	   *handlers;
 	int			n_handlers;
-	ReadyStep  *ready;
-	int			taken = 0;
 	int			claimed = 0;
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
@@ -229,29 +305,9 @@ tasker_claim_steps(PG_FUNCTION_ARGS)
 	handlers = HandlersOfExecutor(executor_id, true, &n_handlers);
 	if (!DispatchIsPaused())
 	{
-		/*
-		 * Where all of it has been settled meanwhile, take others.  But not
-		 * once a step is claimed: the next ones may have lower ids, and who
-		 * holds those may wait for ours.
-		 */
-		while (claimed == 0 && (ready = TakeSteps(handlers, n_handlers, max, &taken), taken > 0))
-		{
-			int64	   *step_ids = palloc(sizeof(int64) * taken);
-			int64	   *executors = palloc(sizeof(int64) * taken);
-			MovedStep  *steps;
-
-			for (int i = 0; i < taken; i++)
-			{
-				step_ids[i] = ready[i].step_id;
-				executors[i] = executor_id;
-			}
-			qsort(step_ids, taken, sizeof(int64), CompareIds);
-			steps = ClaimSteps(step_ids, executors, taken, &claimed);
-			FAULT_POINT("claimed");
-			for (int i = 0; i < claimed; i++)
-				step_ids[i] = steps[i].step_id;
-			ReturnClaimedSteps(fcinfo, step_ids, claimed);
-		}
+		/* Where some of them have been settled meanwhile, take others. */
+		while (ClaimWaiting(fcinfo, executor_id, handlers, n_handlers, max, &claimed))
+			CHECK_FOR_INTERRUPTS();
 	}
 	CloseQueryScope(&scope);
 	(void) RecordHeartbeat(executor_id, TaskerNow(), false);

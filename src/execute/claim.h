@@ -9,6 +9,7 @@
 
 #include "tasker.h"
 
+#include "pg/query.h"
 #include "run/move.h"
 
 /*
@@ -16,6 +17,13 @@
  * any more are passed over.  step_ids ascending.  Returns what was claimed and its number.
  */
 extern MovedStep *ClaimSteps(const int64 *step_ids, const int64 *executors, int n, int *claimed);
+
+/*
+ * Locks those of the steps (ids ascending) that nobody else holds; returns
+ * their number, the ids are the first column of the rows.
+ */
+extern KeptQuery LOCK_AVAILABLE_STEPS;
+extern int	LockAvailableSteps(const int64 *step_ids, int n);
 
 /*
  * Claims one step if it may run now, for an executor (0: none, the session

@@ -8,6 +8,7 @@
 #include "catalog/pg_type.h"
 #include "define/policy.h"
 #include "execute/pause.h"
+#include "execute/claim.h"
 #include "orchestrate/advance.h"
 #include "orchestrate/discover.h"
 #include "orchestrate/finalize.h"
@@ -19,27 +20,12 @@
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 
-static KeptQuery LOCK_AVAILABLE_STEPS = {
-	.sql =
-	"SELECT s.workflow_step_id FROM tasker.workflow_steps s"
-	" WHERE s.workflow_step_id = ANY ($1) ORDER BY s.workflow_step_id FOR NO KEY UPDATE SKIP LOCKED",
-	.nargs = 1,.types = {INT8ARRAYOID}
-};
-
 static KeptQuery LOCK_AVAILABLE_TASKS = {
 	.sql =
 	"SELECT t.task_id FROM tasker.tasks t"
 	" WHERE t.task_id = ANY ($1) ORDER BY t.task_id FOR NO KEY UPDATE SKIP LOCKED",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
-
-int
-LockAvailableSteps(const int64 *step_ids, int n)
-{
-	Datum		arg = Int64Array(step_ids, n);
-
-	return (int) RunQuery(&LOCK_AVAILABLE_STEPS, &arg, NULL);
-}
 
 /*
  * The ids of a list, ascending, each once.  When locked rows are avoided,

@@ -537,7 +537,7 @@ tasker_find_task(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		PG_RETURN_NULL();
-	OpenQueryScope(&scope);
+	OpenReadingScope(&scope);
 	if (CallerKnowsNamespace(text_to_cstring(PG_GETARG_TEXT_PP(1))) && RunQuery(&FIND_TASK_OF_KEY, args, NULL) > 0)
 	{
 		found = true;

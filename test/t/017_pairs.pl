@@ -260,6 +260,7 @@ my %process;
 foreach my $t (0 .. $#tables)
 {
 	$node->safe_psql('postgres', "CREATE DATABASE pairs$t TEMPLATE model");
+	$node->safe_psql("pairs$t", 'SELECT tasker.resume()');
 	my $pid = fork() // die "cannot fork: $!";
 	if ($pid)
 	{
