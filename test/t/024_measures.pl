@@ -147,6 +147,6 @@ $node->stop('immediate');
 $node->start;
 $session = Tasker::Session->new($node, 'app');
 is(timed_in('execution') . '|' . $session->query('SELECT count(claims) FROM tasker.stat_executors'), '0|0', 'after a restart all begins at zero');
-ends_well($node, ['app'], qr/terminating connection|the database system is/);
+ends_well($node, ['app'], qr/terminating connection|connection to client lost|the database system is/);
 $node->stop;
 done_testing();

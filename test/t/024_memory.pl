@@ -38,6 +38,8 @@ sub allocated
 sub measure
 {
 	$admin->poll("SELECT count(*) FROM tasker.tasks WHERE state IN ('pending', 'in_progress')", '0') or die 'tasks are open';
+	# The first mark in the logs comes with plans that stay.
+	$admin->poll('SELECT count(*) > 0 FROM tasker.log_marks') or die 'there is no mark';
 	return (worker => allocated($worker), session => allocated($session->{pid}));
 }
 
@@ -125,7 +127,7 @@ SELECT tasker.register_task_template(jsonb_build_object('name', 'huge', 'namespa
 	|| jsonb_build_array(jsonb_build_object('name', 'last', 'handler_class', 'H', 'depends_on_steps', (SELECT jsonb_agg('s' || i) FROM generate_series(1, $steps) i)))))
 SQL
 my @rounds;
-foreach my $round (3, 4)
+foreach my $round (3 .. 5)
 {
 	$session->query(q(SELECT tasker.create_task('huge', '{}', 't')));
 	$session->query('CALL work(0)');
@@ -135,6 +137,8 @@ foreach my $round (3, 4)
 	$session->query('CALL work(100)');
 	push @rounds, { measure() };
 }
+# The first one still finds plans that are not made yet.
+shift @rounds;
 foreach my $process (sort keys %before)
 {
 	my $kept = $rounds[0]{$process} - $before{$process};
