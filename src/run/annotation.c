@@ -13,6 +13,7 @@
 #include "mb/pg_wchar.h"
 #include "pg/clock.h"
 #include "pg/query.h"
+#include "rules/document.h"
 #include "run/annotation.h"
 #include "run/transition.h"
 #include "utils/builtins.h"
@@ -20,8 +21,6 @@
 
 #define MAX_TYPE_LENGTH 64
 #define MAX_DESCRIPTION_LENGTH 10000
-/* An index reads all of it. */
-#define MAX_ANNOTATION_BYTES (1024 * 1024)
 
 /* The foreign key would do the same, but raise 23503 where the task is gone. */
 static KeptQuery KEEP_TASK = {
@@ -115,12 +114,8 @@ CheckAnnotation(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("an annotation must be a JSON object")));
-	if (VARSIZE_ANY_EXHDR(PG_GETARG_JSONB_P(2)) > MAX_ANNOTATION_BYTES)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("an annotation must have at most %d bytes, not %zu", MAX_ANNOTATION_BYTES,
-						(size_t) VARSIZE_ANY_EXHDR(PG_GETARG_JSONB_P(2))),
-				 errhint("Keep what is large elsewhere, and note where it is.")));
+	/* An index reads all of it. */
+	CheckDocumentSize(PG_GETARG_DATUM(2), MAX_METADATA_BYTES, "an annotation");
 	if (!PG_ARGISNULL(3) && pg_mbstrlen(text_to_cstring(PG_GETARG_TEXT_PP(3))) > MAX_DESCRIPTION_LENGTH)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

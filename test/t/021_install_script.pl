@@ -20,6 +20,9 @@ my %known = (
 	  'the test kit: a regprocedure written as text, or a name that a pattern has let through',
 	'%s in dynamic SQL: EXECUTE format(\'REVOKE ALL ON tasker.%I FROM %s\', leaf, grantee.name)' => 'a regrole as text, which is quoted, or PUBLIC',
 	'%s in dynamic SQL: EXECUTE format(\'ALTER TABLE tasker.%I ATTACH PARTITION tasker.%I FOR VALUES FROM (%s) TO (%s)\', log.parent, leaf,' => 'two bigints',
+	'%s in dynamic SQL: EXECUTE format(\'CREATE POLICY tenants ON tasker.%I' => 'conditions that are constants of the script, and sees_task or sees_step',
+	'grants something: GRANT EXECUTE ON FUNCTION tasker.sees_everything(), tasker.visible_namespaces(), tasker.se' =>
+	  'policies call these as whoever reads; they tell a role only of itself, and schema tasker is closed',
 	map { ("%s in dynamic SQL: $_" => 'names of partitions that are a regclass as text, which is quoted') }
 	  'EXECUTE format(\'LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT\', leaf)', 'EXECUTE format(\'LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE\', parent)',
 	'EXECUTE format(\'ALTER EXTENSION tasker DROP TABLE %s\', leaf)', 'EXECUTE format(\'ALTER TABLE %s DETACH PARTITION %s\', parent, leaf)',
