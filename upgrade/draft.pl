@@ -82,7 +82,7 @@ sub plain
 {
 	my ($statement) = @_;
 
-	1 while $statement =~ s/\A\s*--[^\n]*\n//;
+	$statement =~ s/\A(?:\s*--[^\n]*\n)*\s*//;
 	return $statement =~ s/\s+/ /gr;
 }
 
@@ -250,9 +250,9 @@ sub change_table
 		push @changes, "DROP CONSTRAINT $constraint" if exists $was->{$property};
 		push @changes, "ADD CONSTRAINT $constraint $definition";
 	}
-	push @changes, "DROP CONSTRAINT $1" foreach map { /^constraint (.+)/ && !exists $is->{$_} ? $1 : () } sort keys %$was;
+	push @changes, "DROP CONSTRAINT $_" foreach map { /^constraint (.+)/ && !exists $is->{$_} ? "$1" : () } sort keys %$was;
 	emit("-- BY HAND: table $table differs; is this all, and how long does it hold its lock?\nALTER TABLE $table\n\t" . join(",\n\t", @changes) . ';') if @changes;
-	emit("-- BY HAND: column $_ of table $table differs.") foreach map { /^column (.+)/ && ($was->{$_} // $is->{$_}) ne ($is->{$_} // '') ? $1 : () } sort keys %$was;
+	emit("-- BY HAND: column $_ of table $table differs.") foreach map { /^column (.+)/ && ($was->{$_} // $is->{$_}) ne ($is->{$_} // '') ? "$1" : () } sort keys %$was;
 	emit("-- BY HAND: $_ of table $table differs.") foreach grep { !/^(?:column|constraint|comment|row|may be|priv)/ && ($was->{$_} // '') ne ($is->{$_} // '') } sort keys %$is;
 }
 
