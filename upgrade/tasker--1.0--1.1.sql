@@ -436,6 +436,32 @@ COMMENT ON FUNCTION tasker.annotate_task(bigint, text, jsonb, text) IS
 COMMENT ON FUNCTION tasker.remove_annotation(bigint) IS
 'Removes an annotation. False if there is none of that id. Locks the task row FOR KEY SHARE, as annotate_task does.';
 
+-- As the parent has it, for whoever is let to a partition by name. Those that
+-- come from a dump of version 1.0 have none: resume() calls this.
+CREATE FUNCTION tasker.secure_partitions() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	leaf record;
+BEGIN
+	FOR leaf IN
+		SELECT c.relname, i.inhparent = 'tasker.task_transition_log'::regclass AS is_of_tasks
+		FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+		WHERE i.inhparent IN ('tasker.task_transition_log'::regclass, 'tasker.workflow_step_transition_log'::regclass)
+			AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)
+	LOOP
+		EXECUTE format('ALTER TABLE tasker.%I ENABLE ROW LEVEL SECURITY', leaf.relname);
+		EXECUTE format(CASE WHEN leaf.is_of_tasks
+				THEN 'CREATE POLICY tenants ON tasker.%I USING ((SELECT tasker.sees_everything()) OR tasker.sees_task(task_id))'
+				ELSE 'CREATE POLICY tenants ON tasker.%I USING ((SELECT tasker.sees_everything()) OR tasker.sees_step(workflow_step_id))' END,
+			leaf.relname);
+	END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION tasker.secure_partitions() IS 'Gives the partitions of the logs that have none the row security of their parent. For tasker itself.';
+
 -- Periods 0 and 1 are made here and are members of the extension; all others
 -- are made by whoever owns it and are not, so that pg_dump writes them out as
 -- the ordinary tables that they are. Attaching locks the parent SHARE UPDATE
@@ -472,10 +498,6 @@ BEGIN
 		END IF;
 		EXECUTE format('CREATE TRIGGER insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tasker.%I
 			FOR EACH STATEMENT EXECUTE FUNCTION tasker.refuse_log_change()', leaf);
-		-- As the parent has it, for whoever is let to a partition by name.
-		EXECUTE format('ALTER TABLE tasker.%I ENABLE ROW LEVEL SECURITY', leaf);
-		EXECUTE format('CREATE POLICY tenants ON tasker.%I USING ((SELECT tasker.sees_everything()) OR tasker.sees_%s(%I))',
-			leaf, CASE log.owners WHEN 'tasks' THEN 'task' ELSE 'step' END, log.owner_id);
 		-- Default privileges must not open what is closed.
 		FOR grantee IN
 			SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS name
@@ -487,6 +509,7 @@ BEGIN
 		EXECUTE format('ALTER TABLE tasker.%I ATTACH PARTITION tasker.%I FOR VALUES FROM (%s) TO (%s)', log.parent, leaf,
 			CASE period WHEN 0 THEN 'MINVALUE' ELSE (period << 40)::text END, (period + 1) << 40);
 	END LOOP;
+	PERFORM tasker.secure_partitions();
 END
 $$;
 
@@ -2107,18 +2130,7 @@ BEGIN
 		EXECUTE format('CREATE POLICY tenants ON tasker.%I USING ((SELECT tasker.sees_everything()) OR %s)', item.relation, item.visible);
 		EXECUTE format('COMMENT ON POLICY tenants ON tasker.%I IS %L', item.relation, 'Roles that are confined to namespaces see what is theirs; all others see everything.');
 	END LOOP;
-	-- The partitions that are there, as make_period() makes them from now on.
-	FOR item IN
-		SELECT c.relname, i.inhparent = 'tasker.task_transition_log'::regclass AS is_of_tasks
-		FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-		WHERE i.inhparent IN ('tasker.task_transition_log'::regclass, 'tasker.workflow_step_transition_log'::regclass)
-	LOOP
-		EXECUTE format('ALTER TABLE tasker.%I ENABLE ROW LEVEL SECURITY', item.relname);
-		EXECUTE format(CASE WHEN item.is_of_tasks
-				THEN 'CREATE POLICY tenants ON tasker.%I USING ((SELECT tasker.sees_everything()) OR tasker.sees_task(task_id))'
-				ELSE 'CREATE POLICY tenants ON tasker.%I USING ((SELECT tasker.sees_everything()) OR tasker.sees_step(workflow_step_id))' END,
-			item.relname);
-	END LOOP;
+	PERFORM tasker.secure_partitions();
 	FOR item IN
 		SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'tasker'::regnamespace AND c.relkind = 'v'
 	LOOP
@@ -2146,10 +2158,10 @@ REVOKE ALL ON ROUTINE tasker.announce_events(integer), tasker.apply_grants(text)
 	tasker.latency_buckets(), tasker.live_executors(integer), tasker.namespaces_of_role(text, text),
 	tasker.next_cron_time(text, timestamp with time zone, text), tasker.orchestrator_measures(), tasker.position_read_by_consumers(),
 	tasker.publish_event(text, jsonb, bigint, bigint), tasker.read_events(text, integer), tasker.refresh_executors(), tasker.reset_stats(),
-	tasker.revoke_role(text, text, text), tasker.schedule_task(text, text, jsonb, text, text), tasker.sees_event(text, text), tasker.sees_everything(),
-	tasker.sees_name(text, integer), tasker.sees_role(text), tasker.sees_step(bigint), tasker.sees_task(bigint), tasker.sees_template(integer),
-	tasker.set_event_schema(text, jsonb), tasker.small_json(jsonb), tasker.start_scheduled_tasks(integer),
-	tasker.step_event_payload(tasker.workflow_step_transition_log), tasker.subscribe(text[], text),
+	tasker.revoke_role(text, text, text), tasker.schedule_task(text, text, jsonb, text, text), tasker.secure_partitions(),
+	tasker.sees_event(text, text), tasker.sees_everything(), tasker.sees_name(text, integer), tasker.sees_role(text), tasker.sees_step(bigint),
+	tasker.sees_task(bigint), tasker.sees_template(integer), tasker.set_event_schema(text, jsonb), tasker.small_json(jsonb),
+	tasker.start_scheduled_tasks(integer), tasker.step_event_payload(tasker.workflow_step_transition_log), tasker.subscribe(text[], text),
 	tasker.task_event_payload(tasker.task_transition_log), tasker.time_of_day(timestamp with time zone),
 	tasker.transition_event(text, tasker.state, tasker.state), tasker.unschedule_task(text), tasker.unsubscribe(text), tasker.visible_namespaces(),
 	tasker.why(bigint), tasker.why_locked(bigint), tasker.why_nothing_moves(integer), tasker.why_steps(bigint), tasker.would_confine(text),
