@@ -190,6 +190,9 @@ BEGIN
 	-- They are not the script's own: a dump must have them.
 	UPDATE pg_catalog.pg_init_privs SET initprivs = from_script
 	WHERE classoid = 'pg_catalog.pg_$catalog'::pg_catalog.regclass AND objoid = " . quoted($name) . "::pg_catalog.$type AND objsubid = 0;
+	-- From PostgreSQL 17 on it is noted who is named there.
+	DELETE FROM pg_catalog.pg_shdepend WHERE dbid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+		AND classid = 'pg_catalog.pg_$catalog'::pg_catalog.regclass AND objid = " . quoted($name) . "::pg_catalog.$type AND deptype = 'i';
 END
 \$\$;");
 }
