@@ -82,7 +82,7 @@ sub plain
 {
 	my ($statement) = @_;
 
-	1 while $statement =~ s/\A\s*--[^\n]*\n//;
+	$statement =~ s/\A(?:\s*--[^\n]*\n)*\s*//;
 	return $statement =~ s/\s+/ /gr;
 }
 
@@ -190,6 +190,9 @@ BEGIN
 	-- They are not the script's own: a dump must have them.
 	UPDATE pg_catalog.pg_init_privs SET initprivs = from_script
 	WHERE classoid = 'pg_catalog.pg_$catalog'::pg_catalog.regclass AND objoid = " . quoted($name) . "::pg_catalog.$type AND objsubid = 0;
+	-- From PostgreSQL 17 on it is noted who is named there.
+	DELETE FROM pg_catalog.pg_shdepend WHERE dbid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+		AND classid = 'pg_catalog.pg_$catalog'::pg_catalog.regclass AND objid = " . quoted($name) . "::pg_catalog.$type AND deptype = 'i';
 END
 \$\$;");
 }
@@ -250,9 +253,9 @@ sub change_table
 		push @changes, "DROP CONSTRAINT $constraint" if exists $was->{$property};
 		push @changes, "ADD CONSTRAINT $constraint $definition";
 	}
-	push @changes, "DROP CONSTRAINT $1" foreach map { /^constraint (.+)/ && !exists $is->{$_} ? $1 : () } sort keys %$was;
+	push @changes, "DROP CONSTRAINT $_" foreach map { /^constraint (.+)/ && !exists $is->{$_} ? "$1" : () } sort keys %$was;
 	emit("-- BY HAND: table $table differs; is this all, and how long does it hold its lock?\nALTER TABLE $table\n\t" . join(",\n\t", @changes) . ';') if @changes;
-	emit("-- BY HAND: column $_ of table $table differs.") foreach map { /^column (.+)/ && ($was->{$_} // $is->{$_}) ne ($is->{$_} // '') ? $1 : () } sort keys %$was;
+	emit("-- BY HAND: column $_ of table $table differs.") foreach map { /^column (.+)/ && ($was->{$_} // $is->{$_}) ne ($is->{$_} // '') ? "$1" : () } sort keys %$was;
 	emit("-- BY HAND: $_ of table $table differs.") foreach grep { !/^(?:column|constraint|comment|row|may be|priv)/ && ($was->{$_} // '') ne ($is->{$_} // '') } sort keys %$is;
 }
 

@@ -240,6 +240,9 @@ static KeptQuery RESET_CONSUMERS = {
 	.nargs = 1,.types = {TEXTOID}
 };
 
+/* A dump of version 1.0 has partitions without. */
+static KeptQuery SECURE_PARTITIONS = {.sql = "SELECT tasker.secure_partitions()",.nargs = 0};
+
 static KeptQuery EMPTY_MARKS = {.sql = "DELETE FROM tasker.log_marks",.nargs = 0};
 
 static KeptQuery EMPTY_QUEUE = {.sql = "DELETE FROM tasker.work_queue",.nargs = 0};
@@ -302,6 +305,7 @@ AgeLogs(void)
 		(void) RunPlainQuery(&AGE_STEP_LOG);
 		return;
 	}
+	(void) RunPlainQuery(&SECURE_PARTITIONS);
 	(void) RunPlainQuery(&AGE_TASKS);
 	(void) RunPlainQuery(&AGE_STEPS);
 	(void) RunPlainQuery(&AGE_EVENTS);

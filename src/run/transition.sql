@@ -61,6 +61,31 @@ CREATE TRIGGER insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tasker.task_tr
 CREATE TRIGGER insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tasker.workflow_step_transition_log
 	FOR EACH STATEMENT EXECUTE FUNCTION tasker.refuse_log_change();
 
+-- As the parent has it, for whoever is let to a partition by name. Those that
+-- come from a dump of version 1.0 have none: resume() calls this.
+CREATE FUNCTION tasker.secure_partitions() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	leaf record;
+BEGIN
+	FOR leaf IN
+		SELECT c.relname, i.inhparent = 'tasker.task_transition_log'::regclass AS is_of_tasks
+		FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+		WHERE i.inhparent IN ('tasker.task_transition_log'::regclass, 'tasker.workflow_step_transition_log'::regclass)
+			AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)
+	LOOP
+		EXECUTE format('ALTER TABLE tasker.%I ENABLE ROW LEVEL SECURITY', leaf.relname);
+		EXECUTE format(CASE WHEN leaf.is_of_tasks
+				THEN 'CREATE POLICY tenants ON tasker.%I USING ((SELECT tasker.sees_everything()) OR tasker.sees_task(task_id))'
+				ELSE 'CREATE POLICY tenants ON tasker.%I USING ((SELECT tasker.sees_everything()) OR tasker.sees_step(workflow_step_id))' END,
+			leaf.relname);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION tasker.secure_partitions() IS 'Gives the partitions of the logs that have none the row security of their parent. For tasker itself.';
+
 -- Periods 0 and 1 are made here and are members of the extension; all others
 -- are made by whoever owns it and are not, so that pg_dump writes them out as
 -- the ordinary tables that they are. Attaching locks the parent SHARE UPDATE
@@ -97,10 +122,6 @@ BEGIN
 		END IF;
 		EXECUTE format('CREATE TRIGGER insert_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tasker.%I
 			FOR EACH STATEMENT EXECUTE FUNCTION tasker.refuse_log_change()', leaf);
-		-- As the parent has it, for whoever is let to a partition by name.
-		EXECUTE format('ALTER TABLE tasker.%I ENABLE ROW LEVEL SECURITY', leaf);
-		EXECUTE format('CREATE POLICY tenants ON tasker.%I USING ((SELECT tasker.sees_everything()) OR tasker.sees_%s(%I))',
-			leaf, CASE log.owners WHEN 'tasks' THEN 'task' ELSE 'step' END, log.owner_id);
 		-- Default privileges must not open what is closed.
 		FOR grantee IN
 			SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS name
@@ -112,6 +133,7 @@ BEGIN
 		EXECUTE format('ALTER TABLE tasker.%I ATTACH PARTITION tasker.%I FOR VALUES FROM (%s) TO (%s)', log.parent, leaf,
 			CASE period WHEN 0 THEN 'MINVALUE' ELSE (period << 40)::text END, (period + 1) << 40);
 	END LOOP;
+	PERFORM tasker.secure_partitions();
 END
 $$;
 COMMENT ON FUNCTION tasker.make_period(bigint) IS

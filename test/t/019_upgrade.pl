@@ -49,7 +49,13 @@ database('updated', $from, 'tasker_testing');
 # Periods that are no members of the extension, from before and after.
 $node->safe_psql('updated', 'SELECT tasker.make_period(2)');
 my $former = description('updated', 'tasker');
+# One who sees the orchestrator and nothing else.
+my @of_monitor = ('USAGE ON SCHEMA tasker', 'SELECT ON tasker.stat_orchestrator, tasker.orchestrator_checkpoint', 'EXECUTE ON FUNCTION tasker.orchestrator_status()');
+$node->safe_psql('updated', join '; ', 'CREATE ROLE monitor', map { "GRANT $_ TO monitor" } @of_monitor);
 $node->safe_psql('updated', "ALTER EXTENSION $_ UPDATE") foreach qw(tasker tasker_testing);
+is($node->safe_psql('updated', 'SET ROLE monitor; SELECT count(*) FROM tasker.stat_orchestrator'), '1', 'who could see the orchestrator sees it with what is new');
+# What the update has granted can be revoked, and then nothing is left of the role.
+$node->safe_psql('updated', join '; ', (map { "REVOKE $_ FROM monitor" } @of_monitor, 'SELECT ON tasker.home', 'EXECUTE ON FUNCTION tasker.orchestrator_measures(), tasker.latency_buckets()'), 'DROP ROLE monitor');
 $node->safe_psql('updated', 'SELECT tasker.make_period(3)');
 $node->safe_psql('fresh', 'SELECT tasker.make_period(2), tasker.make_period(3)');
 my %fresh = map { $_ => description('fresh', $_) } qw(tasker tasker_testing);
@@ -88,7 +94,7 @@ foreach (
 	[ 'the definition of a view', 'CREATE OR REPLACE VIEW tasker.task_transitions AS SELECT task_id, sort_key, from_state, to_state, NULL::boolean AS most_recent, metadata, created_at, xact_id, role, executor_id FROM tasker.task_transition_log' ],
 	[ 'a trigger', 'ALTER TABLE tasker.task_transition_log_p0 DISABLE TRIGGER insert_only' ],
 	[ 'a rule', 'CREATE RULE nothing AS ON DELETE TO tasker.handlers DO INSTEAD NOTHING' ],
-	[ 'row security', 'ALTER TABLE tasker.tasks ENABLE ROW LEVEL SECURITY' ],
+	[ 'row security', 'ALTER TABLE tasker.tasks DISABLE ROW LEVEL SECURITY' ],
 	[ 'forced row security', 'ALTER TABLE tasker.tasks FORCE ROW LEVEL SECURITY' ],
 	[ 'a policy', 'CREATE POLICY mine ON tasker.tasks FOR SELECT USING (true)' ],
 	[ 'a sequence', 'ALTER SEQUENCE tasker.tasks_task_id_seq CACHE 7' ],
@@ -196,7 +202,7 @@ SQL
 	is($node->safe_psql('drafted', q(SELECT has_function_privilege('reader', 'tasker.orchestrator_status()', 'EXECUTE WITH GRANT OPTION'),
 		has_table_privilege('reader', 'tasker.stat_orchestrator', 'SELECT'), has_table_privilege('reader', 'tasker.task_transitions', 'SELECT'))), 't|t|t', 'what was granted is granted');
 	like($node->safe_psql('drafted', q(SELECT pg_get_viewdef('public.mine'::regclass))), qr/stat_orchestrator/, 'what users have built still stands');
-	$node->safe_psql('drafted', 'DROP OWNED BY reader');
+	$node->safe_psql("drafted", "REVOKE ALL ON FUNCTION tasker.orchestrator_status() FROM reader; REVOKE ALL ON tasker.stat_orchestrator, tasker.task_transitions FROM reader; DROP ROLE reader");
 	is(difference(map { description($_, 'tasker') } qw(made_up drafted)), '', 'and the draft leads to what was made up');
 	unlink glob "$extensions/tasker--*$made_up.sql";
 }
@@ -213,13 +219,6 @@ $session->query(q(CREATE SCHEMA shop; CREATE FUNCTION shop.price(step tasker.cla
 $session->query(Tasker::template_sql('priced', 'a; b<-a', { handler_class => 'shop.price' }));
 my $executor = Tasker::Executor->new($node, 'app', capacity => 50);
 my $patient = Tasker::Executor->new($node, 'app', capacity => 50, handlers => 'P', name => 'p');
-
-# Waits until the orchestrator has read all that has happened, its own moves included, and saved that.
-sub all_is_read
-{
-	return $session->poll(q(SELECT NOT EXISTS (SELECT xact_id FROM tasker.task_transition_log WHERE xact_id >= pg_snapshot_xmax(position)
-		UNION ALL SELECT xact_id FROM tasker.workflow_step_transition_log WHERE xact_id >= pg_snapshot_xmax(position)) FROM tasker.orchestrator_checkpoint));
-}
 
 diamonds($session, 20);
 ok($executor->drain, 'diamonds run at the old version');
@@ -242,7 +241,7 @@ my ($priced) = diamonds($session, 1, name => 'priced');
 $session->query("SELECT * FROM tasker.coordinate_task($priced)");
 is($session->query(qq(SELECT string_agg(tasker.task_state(t)::text, ',') FROM unnest('{$cancelled,$priced}'::bigint[]) t)), 'cancelled,complete',
 	'one is cancelled, one run by a session');
-ok(all_is_read(), 'the orchestrator has read everything');
+ok($session->all_is_read, 'the orchestrator has read everything');
 $session->query(q(SELECT tasker.keep_periods('1 day'), tasker.upkeep('10 days')));
 is($session->query('SELECT tasker.prune_tasks(tasker.now(), max_tasks => 5)'), '5', 'the oldest are pruned');
 %{ $executor->{ledger} } = ();
@@ -253,13 +252,23 @@ is($session->query(q(SELECT extversion FROM pg_extension WHERE extname = 'tasker
 # --- in the midst of work ------------------------------------------------------------------
 
 # What users have granted and built.
-$session->query(q(CREATE ROLE observer; GRANT USAGE ON SCHEMA tasker TO observer; GRANT SELECT ON ALL TABLES IN SCHEMA tasker TO observer;
+$session->query(q(CREATE ROLE observer; GRANT USAGE ON SCHEMA tasker TO observer; GRANT SELECT ON ALL TABLES IN SCHEMA tasker TO observer; GRANT SELECT ON ALL SEQUENCES IN SCHEMA tasker TO observer;
 	GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA tasker TO observer WITH GRANT OPTION));
 $session->query("CREATE VIEW public.on_$_ AS SELECT * FROM tasker.$_") foreach my @views =
   split /\n/, $session->query(q(SELECT relname FROM pg_class WHERE relnamespace = 'tasker'::regnamespace AND relkind = 'v' ORDER BY 1));
 my $granted = q(SELECT 'f', p.oid::regprocedure::text, a.privilege_type, a.is_grantable FROM pg_proc p, aclexplode(proacl) a WHERE a.grantee = 'observer'::regrole
 	UNION ALL SELECT 'r', c.oid::regclass::text, a.privilege_type, a.is_grantable FROM pg_class c, aclexplode(relacl) a WHERE a.grantee = 'observer'::regrole ORDER BY 1, 2, 3);
 my %granted = map { $_ => 1 } split /\n/, $session->query($granted);
+# Who may do everything, and who was given one view.
+sub reads
+{
+	my ($role, @names) = @_;
+
+	return join ' ', grep { ($session->try("SET ROLE $role; SELECT * FROM tasker.$_ LIMIT 1; RESET ROLE"))[1] =~ /ERROR/ } @names;
+}
+is(reads('observer', @views), '', 'who may read everything reads every view');
+$session->query('CREATE ROLE dashboard; GRANT USAGE ON SCHEMA tasker TO dashboard; GRANT SELECT ON tasker.task_summaries TO dashboard');
+is(reads('dashboard', 'task_summaries'), '', 'and a view can be read by whom it alone was granted');
 
 my @claimed = do { diamonds($session, 4); $executor->expect(4) };
 diamonds($session, 2, name => 'other');
@@ -268,7 +277,7 @@ $patient->query("SELECT tasker.fail_step($_->{workflow_step_id}, $_->{claim}, 'l
 $session->query('SELECT tasker.make_period(2)');
 my ($delayed) = diamonds($session, 1, name => 'other');
 $session->query("SELECT tasker.reenqueue_task($delayed, '1 hour')");
-ok(all_is_read(), 'the orchestrator has nothing to do');
+ok($session->all_is_read, 'the orchestrator has nothing to do');
 
 # Everything that is durable, but for what the orchestrator moves by itself.
 my $rows = join(' UNION ALL ', map { "SELECT '$_->[0]', count(*), md5(string_agg(($_->[1])::text, E'\\n' ORDER BY ($_->[1])::text)) FROM tasker.$_->[0] t" }
@@ -320,7 +329,7 @@ $session->query("BEGIN; SELECT tasker.complete_step($prepared->{workflow_step_id
 $session->query("COMMIT PREPARED 'open'") unless $prepares;
 # Someone who has plans.
 $session->query(q(PREPARE open_tasks AS SELECT count(*) FROM tasker.tasks WHERE state IN ('pending', 'in_progress'); EXECUTE open_tasks));
-ok(all_is_read(), 'the orchestrator has nothing to do');
+ok($session->all_is_read, 'the orchestrator has nothing to do');
 $before = $session->query($rows);
 
 my $took = timed(sub { $session->query('ALTER EXTENSION tasker UPDATE') });
@@ -330,13 +339,23 @@ is($session->query($rows), $before, 'it moves nothing');
 is($session->query('SELECT * FROM tasker.check()'), '', 'check() finds nothing');
 my %kept = map { $_ => 1 } split /\n/, $session->query($granted);
 is(join("\n", grep { !$kept{$_} } sort keys %granted), '', 'what was granted stays granted');
-is(join("\n", grep { !$granted{$_} } sort keys %kept), '', 'and nothing more');
+is(join("\n", grep { !$granted{$_} } sort keys %kept), join("\n",
+		'f|tasker.event_payload_keys()|EXECUTE|f', 'f|tasker.event_payload_schema(text)|EXECUTE|f', 'f|tasker.executor_measures()|EXECUTE|f',
+		'f|tasker.latency_buckets()|EXECUTE|t', 'f|tasker.orchestrator_measures()|EXECUTE|t', 'f|tasker.position_read_by_consumers()|EXECUTE|f',
+		'r|tasker.event_consumers|SELECT|f', 'r|tasker.home|SELECT|t'), 'and what is new beneath it, nothing more');
+is(reads('observer', @views), '', 'who may read everything reads every view still');
+is(reads('dashboard', 'task_summaries'), 'task_summaries', 'a view alone is not enough any more');
+is($session->query(q(SELECT coalesce(holds_dispatch, 'nothing') FROM tasker.stat_orchestrator)), 'nothing', 'the database is still at home');
+is($session->query('SELECT count(*) FROM tasker.handlers WHERE task_namespace_id IS NOT NULL'), '0', 'handlers are shared ones');
 foreach my $view (@views)
 {
 	$session->query("SELECT * FROM public.on_$view LIMIT 1");
 }
 pass('the views of users answer');
 $node->command_ok([ 'pg_dump', @server, '-f', "$dumps/new.sql", 'app' ], 'a dump is taken at the new version');
+
+$session->query(q(SELECT tasker.grant_observer('dashboard')));
+is(reads('dashboard', 'task_summaries'), '', 'but the capability is');
 
 # Sessions from before go on.
 is($session->query('EXECUTE open_tasks'), 9, 'a prepared statement works');
@@ -363,16 +382,18 @@ foreach my $dump (qw(old new))
 	$node->safe_psql('postgres', "ALTER DATABASE restored_$dump SET tasker.orchestrator = off");
 	$node->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', @server, '-d', "restored_$dump", '-f', "$dumps/$dump.sql" ], "the dump of the $dump version is restored");
 	is($node->safe_psql("restored_$dump", q(SELECT extversion FROM pg_extension WHERE extname = 'tasker')), $to, 'into the new version');
-	# It is the same server, which counts as home: the queue and the timers are not in a dump.
-	$node->safe_psql("restored_$dump", 'SELECT tasker.rebuild_accelerators(), tasker.orchestrate()');
+	is($node->safe_psql("restored_$dump", 'SELECT holds_dispatch FROM tasker.stat_orchestrator'), 'restored', 'which is not its home');
+	$node->safe_psql("restored_$dump", 'SELECT tasker.resume(), tasker.orchestrate()');
 	is($node->safe_psql("restored_$dump", 'SELECT * FROM tasker.check()'), '', 'check() finds nothing');
 	isnt($node->safe_psql("restored_$dump", 'SELECT count(*) FROM tasker.tasks'), '0', 'the tasks are there');
 	# Rows, grants of our role and the extra period of the other database apart, it is what a fresh one is.
 	$node->safe_psql("restored_$dump", 'SELECT tasker.make_period(3)');
-	$node->safe_psql("restored_$dump", 'DROP OWNED BY observer');
+	is($node->safe_psql("restored_$dump", q(SELECT has_function_privilege('observer', 'tasker.orchestrator_measures()', 'EXECUTE'), has_table_privilege('observer', 'tasker.home', 'SELECT'))),
+		$dump eq 'new' ? 't|t' : 'f|f', 'a dump has what the update has granted');
+	$node->safe_psql("restored_$dump", 'DROP OWNED BY observer, dashboard');
 	is(difference($fresh{tasker}, join "\n", grep { !/ \| row \| / } split /\n/, description("restored_$dump", 'tasker')), '', 'everything is as in a fresh installation');
 }
 
 $_->quit foreach $session, $executor, $patient, $nobody;
-ends_well($node, [qw(app restored_new)], qr/division by zero|99\.3|no update path|terminated by signal 9|terminating connection because of crash|terminating background worker|the database system is (?:in recovery|not yet accepting)/);
+ends_well($node, [qw(app restored_new)], qr/permission denied for table tasks|canceling autovacuum task|division by zero|99\.3|no update path|terminated by signal 9|terminating connection because of crash|terminating background worker|the database system is (?:in recovery|not yet accepting)/);
 done_testing();

@@ -19,6 +19,9 @@ my %known = (
 	'%s in dynamic SQL: EXECUTE format(\'SELECT %s($1)\', coalesce(function, \'tasker_testing.succeed\'))' =>
 	  'the test kit: a regprocedure written as text, or a name that a pattern has let through',
 	'%s in dynamic SQL: EXECUTE format(\'REVOKE ALL ON tasker.%I FROM %s\', leaf, grantee.name)' => 'a regrole as text, which is quoted, or PUBLIC',
+	'%s in dynamic SQL: EXECUTE format(\'CREATE POLICY tenants ON tasker.%I' => 'constants, from the list that it goes through',
+	'grants something: GRANT EXECUTE ON FUNCTION tasker.sees_everything(), tasker.visible_namespaces(), tasker.se' =>
+	  'what row security asks of everybody who reads a table; it says what they see anyway',
 	'%s in dynamic SQL: EXECUTE format(\'ALTER TABLE tasker.%I ATTACH PARTITION tasker.%I FOR VALUES FROM (%s) TO (%s)\', log.parent, leaf,' => 'two bigints',
 	'%s in dynamic SQL: EXECUTE format(\'CREATE POLICY tenants ON tasker.%I' => 'conditions that are constants of the script, and sees_task or sees_step',
 	'grants something: GRANT EXECUTE ON FUNCTION tasker.sees_everything(), tasker.visible_namespaces(), tasker.se' =>
@@ -309,6 +312,14 @@ foreach my $case ([ 'the newest', 'CREATE EXTENSION tasker; CREATE EXTENSION tas
 	is($node->safe_psql($database, "SELECT i.identity FROM pg_depend d JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
 		CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, d.objsubid) i WHERE d.deptype = 'e' AND e.extname LIKE 'tasker%' AND i.schema NOT IN ('tasker', 'tasker_testing')"), '', 'nothing got into another schema');
 }
+
+# Whoever may create in the schema has what is put into it: no update is.
+$node->safe_psql('postgres', 'CREATE DATABASE opened');
+$node->safe_psql('opened', q(CREATE EXTENSION tasker VERSION '1.0'; GRANT CREATE ON SCHEMA tasker TO mallory));
+my $refusal = '';
+isnt($node->psql('opened', "\\set VERBOSITY sqlstate\nALTER EXTENSION tasker UPDATE", stderr => \$refusal), 0, 'a schema that lets the attacker create gets no update');
+like($refusal, qr/55000/, 'as it should be');
+is($node->psql('opened', 'REVOKE CREATE ON SCHEMA tasker FROM mallory; ALTER EXTENSION tasker UPDATE'), 0, 'until that is taken back');
 
 # Whoever has the schema has what is put into it: nothing is.
 foreach my $extension (qw(tasker tasker_testing))

@@ -232,6 +232,15 @@ sub poll
 	return 0;
 }
 
+# Waits until the orchestrator has read all that has happened, its own moves included, and saved that.
+sub all_is_read
+{
+	my ($self) = @_;
+
+	return $self->poll(q(SELECT NOT EXISTS (SELECT xact_id FROM tasker.task_transition_log WHERE xact_id >= pg_snapshot_xmax(position)
+		UNION ALL SELECT xact_id FROM tasker.workflow_step_transition_log WHERE xact_id >= pg_snapshot_xmax(position)) FROM tasker.orchestrator_checkpoint));
+}
+
 # Kills psql with signal 9.
 sub kill
 {
