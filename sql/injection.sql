@@ -72,7 +72,10 @@ EXCEPTION WHEN OTHERS THEN
 	RETURN SQLSTATE || ' ' || SQLERRM;
 END
 $$;
+-- Versions of psql differ in how wide they take a character to be.
+\pset format unaligned
 SELECT number, left(name, 40) AS name, pg_temp.life(name) FROM hostile ORDER BY number;
+\pset format aligned
 
 -- Where a name is refused, the refusal is no code either, and says the name.
 SELECT number FROM hostile h WHERE pg_temp.life(h.name || repeat('x', 65)) NOT LIKE '22023 %' ORDER BY 1;
