@@ -384,6 +384,9 @@ foreach my $dump (qw(old new))
 	is($node->safe_psql("restored_$dump", q(SELECT extversion FROM pg_extension WHERE extname = 'tasker')), $to, 'into the new version');
 	is($node->safe_psql("restored_$dump", 'SELECT holds_dispatch FROM tasker.stat_orchestrator'), 'restored', 'which is not its home');
 	$node->safe_psql("restored_$dump", 'SELECT tasker.resume(), tasker.orchestrate()');
+	is($node->safe_psql("restored_$dump", q(SELECT count(*), count(*) FILTER (WHERE c.relrowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid))
+		FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent IN ('tasker.task_transition_log'::regclass, 'tasker.workflow_step_transition_log'::regclass))),
+		'6|6', 'every partition has row security');
 	is($node->safe_psql("restored_$dump", 'SELECT * FROM tasker.check()'), '', 'check() finds nothing');
 	isnt($node->safe_psql("restored_$dump", 'SELECT count(*) FROM tasker.tasks'), '0', 'the tasks are there');
 	# Rows, grants of our role and the extra period of the other database apart, it is what a fresh one is.

@@ -169,8 +169,10 @@ my $everyone = Tasker::Executor->new($node, 'app', capacity => 100, handlers => 
 move_clock(++$days . 'd');
 ok($everyone->drain, 'tasks that have waited on every server come to their end');
 is($session->query(q(SELECT string_agg(DISTINCT state::text, ',') FROM tasker.tasks)), 'complete', 'all of them');
-# Retention looks at once, then after a minute, and takes nothing that is unread.
+# Retention looks at once, then after a minute, and takes nothing that is unread; then the log tells of nothing any more.
 ok($session->all_is_read, 'all of that is read');
+ends_well($node, ['app']);
+%Tasker::ledger = ();
 move_clock(($days += 4) . 'd');
 ok($session->poll('SELECT count(*) FROM tasker.tasks', '0'), 'and retention removes them');
 ok($session->poll(q(SELECT count(*) FROM pg_class WHERE relname ~ '_transition_log_p[123]$'), '0'), 'with the periods of former servers');
