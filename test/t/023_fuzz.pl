@@ -42,9 +42,10 @@ sub make_database
 }
 
 # Lines of the log since last time that no input may cause: internal errors,
-# corruption, crashes, and what the server says of leaks.
+# corruption, crashes, and what the server says of leaks; but for what is known.
 sub findings
 {
+	my ($known) = @_;
 	my $log = slurp_file($node->logfile, $log_read);
 	my @findings;
 	my $bad = '';
@@ -56,6 +57,7 @@ sub findings
 		{
 			$codes{$1}++, $errors++ if $2 eq 'ERROR';
 			$bad = $2 eq 'PANIC' || $1 =~ /^XX/ || /terminated by signal|leak|still referenced|not owned|don't own|snapshot.*(?:active|pushed)|not closed/i;
+			$bad = '' if $bad && $known && /$known/;
 			push @findings, $_ if $bad;
 		}
 		elsif (/TRAP:|runtime error:|AddressSanitizer|stuck spinlock/) { push @findings, $_; }
@@ -144,7 +146,8 @@ SKIP:
 	$smith->kill_kill;
 	my ($queries) = reverse $err =~ /queries: (\d+)/g;
 	note('sqlsmith ran ' . ($queries // 'an unknown number of') . ' queries');
-	is(findings(), '', 'sqlsmith finds nothing');
+	# What functions of PostgreSQL itself say to arguments that nobody gives them.
+	is(findings(qr/XX000 ERROR:  (?:invalid INTERVAL typmod|cannot advance OID counter anymore)/), '', 'sqlsmith finds nothing');
 	at_rest('smith', 'after sqlsmith');
 }
 is(slurp_file($node->data_dir . '/postmaster.pid') =~ s/\n.*//sr, $postmaster, 'the server is the one that was started');
