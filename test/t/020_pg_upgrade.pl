@@ -98,16 +98,10 @@ foreach my $hop (1 .. $#clusters)
 	my ($from, $to) = @clusters[ $hop - 1, $hop ];
 
 	# Some minor versions keep a number among the options of each column, which
-	# servers that do not know it refuse: no table at all can be brought there.
-	if ($from->{tree} && $session->query(q(SELECT EXISTS (SELECT FROM pg_attribute WHERE array_to_string(attoptions, ',') LIKE '%pg_attver=%'))) eq 't')
-	{
-		my $programs = $to->{tree} ? "$to->{tree}/bin" : PostgreSQL::Test::Cluster->new('probe')->config_data('--bindir');
-		if (slurp_file("$programs/postgres") !~ /pg_attver/)
-		{
-			diag("pg_upgrade from $from->{name} to $to->{name} is not possible between these minor versions: pg_attver");
-			last;
-		}
-	}
+	# servers that do not know it refuse: it is taken off before.
+	my $has_number = q(SELECT EXISTS (SELECT FROM pg_attribute WHERE array_to_string(attoptions, ',') LIKE '%pg_attver=%'));
+	my $programs = $to->{tree} ? "$to->{tree}/bin" : PostgreSQL::Test::Cluster->new('probe')->config_data('--bindir');
+	my $takes_off = $from->{tree} && $session->query($has_number) eq 't' && slurp_file("$programs/postgres") !~ /pg_attver/;
 
 	# The sessions go first, as a server that shuts down makes them; what they had is lost with them.
 	$session->query(q(ALTER SYSTEM SET tasker.orchestrator = off));
@@ -117,6 +111,13 @@ foreach my $hop (1 .. $#clusters)
 	my %before = map { $_ => $session->query($_) } $counts, $digest;
 	my $identity = $session->query('SELECT system_identifier FROM pg_control_system()');
 	$_->quit foreach $session, $executor;
+	if ($takes_off)
+	{
+		diag("pg_attver is taken off the columns before pg_upgrade from $from->{name} to $to->{name}");
+		$node->safe_psql($_, q(UPDATE pg_attribute SET attoptions = nullif(ARRAY(SELECT o FROM unnest(attoptions) o WHERE o NOT LIKE 'pg_attver=%'), '{}')
+			WHERE array_to_string(attoptions, ',') LIKE '%pg_attver=%'))
+		  foreach split /\n/, $node->safe_psql('postgres', 'SELECT datname FROM pg_database WHERE datallowconn');
+	}
 	$node->stop;
 
 	my $next = cluster($to, 0);
