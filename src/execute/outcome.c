@@ -389,7 +389,9 @@ WasReportedBefore(const Report *report, int i, bool skip_stale)
 		RefuseUnknown("step", report->step_ids[i]);
 	holder = DatumGetInt64(RowDatum(0, 5, &no_claim));
 	RequireClaim(report->step_ids[i], report->claims[i], no_claim ? 0 : holder);
-	(void) RunQuery(&EXPLAIN_UNMOVED_STEP, args, nulls);
+	/* Asked again, for that has asked something else; it may have been pruned meanwhile. */
+	if (RunQuery(&EXPLAIN_UNMOVED_STEP, args, nulls) == 0)
+		RefuseUnknown("step", report->step_ids[i]);
 	if (RowBool(0, 4))
 		return true;
 	if (IsolationUsesXactSnapshot() && RowInt32(0, 2) < report->claims[i])

@@ -238,9 +238,11 @@ Datum
 RowDatum(uint64 row, int column, bool *is_null)
 {
 	bool		null;
-	Datum		value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
-									  column, &null);
+	Datum		value;
 
+	if (row >= SPI_processed)
+		elog(ERROR, "row " UINT64_FORMAT " is missing from a query of tasker", row);
+	value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &null);
 	if (is_null != NULL)
 		*is_null = null;
 	else if (null)
