@@ -203,8 +203,8 @@ SKIP:
 		}), 'orchestrating goes on, and who claims gets the steps');
 	is($pulled, 1200, 'all of them');
 	my $log = log_since($node, $position);
-	like($log, qr/tasker: a batch of database "app" has failed.*: too many notifications in the NOTIFY queue\n.*HINT:  Steps stay in the work queue/, 'the log says what to do');
-	cmp_ok(scalar(() = $log =~ /a batch of database "app" has failed/g), '<=', 3, 'and not again and again');
+	like($log, qr/tasker: a batch of database "\w+" has failed.*: too many notifications in the NOTIFY queue\n.*HINT:  Steps stay in the work queue/, 'the log says what to do');
+	cmp_ok(scalar(() = $log =~ /a batch of database "\w+" has failed/g), '<=', 3, 'and not again and again');
 	unlike($log, qr/set aside/, 'no step is set aside for it');
 	$blocker->query('COMMIT');
 	$blocker->query('SELECT 1');
@@ -254,7 +254,7 @@ ok(Tasker::until_true(sub { log_since($node, $position) =~ /tasker: a batch of d
 # Each of these wakes it.
 $session->query('SELECT tasker.resume()') foreach 1 .. 200;
 ok(log_since($node, $position) =~ /tasker: a batch of database "app" has failed.*: could not extend file.*\n.*HINT:  Nothing is lost; it is tried again in at most 30 s\./, 'the log says so');
-my $failures = () = log_since($node, $position) =~ /tasker: a batch of database "app" has failed/g;
+my $failures = () = log_since($node, $position) =~ /tasker: a batch of database "\w+" has failed/g;
 cmp_ok($failures, '<=', 12, 'not with every commit');
 ok(log_since($node, $position) !~ /set aside/, 'no step is set aside for it');
 like($session->query('SELECT last_error FROM tasker.stat_orchestrator'), qr/No space left on device/, 'and stat_orchestrator');
