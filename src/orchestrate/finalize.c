@@ -49,6 +49,7 @@ LookForLiveSteps(Finality *finalities, int n)
 	int64	   *task_ids = palloc(sizeof(int64) * n);
 	int		   *place = palloc(sizeof(int) * n);
 	int			asked = 0;
+	int			found;
 	Datum		arg;
 
 	for (int i = 0; i < n; i++)
@@ -61,21 +62,25 @@ LookForLiveSteps(Finality *finalities, int n)
 	if (asked == 0)
 		return;
 	arg = Int64Array(task_ids, asked);
-	(void) RunQuery(&FIND_LIVE_STEPS, &arg, NULL);
-	for (int i = 0; i < asked; i++)
+	found = (int) RunQuery(&FIND_LIVE_STEPS, &arg, NULL);
+	/* In the order asked; those that have been pruned meanwhile are left out. */
+	for (int i = 0, row = 0; i < asked && row < found; i++)
 	{
 		Finality   *finality = &finalities[place[i]];
 		bool		none;
-		Datum		live = RowDatum(i, 2, &none);
+		Datum		live;
 
-		Assert(RowInt64(i, 1) == finality->task_id);
+		if (RowInt64(row, 1) != finality->task_id)
+			continue;
+		live = RowDatum(row, 2, &none);
 		if (!none)
 		{
 			finality->outcome = STATE_IN_PROGRESS;
 			finality->open_step = DatumGetInt64(live);
 		}
-		else if (!RowBool(i, 3))
+		else if (!RowBool(row, 3))
 			finality->outcome = STATE_COMPLETE;
+		row++;
 	}
 }
 

@@ -39,6 +39,9 @@
 #define SHORTEST_PAUSE_MS 1000
 #define LONGEST_PAUSE_MS 60000
 
+/* While somebody else keeps up, or the orchestrator has not begun yet. */
+#define BUSY_PAUSE_MS 5000
+
 /* Without retention, and after an error. */
 #define LONG_PAUSE_MS 3600000
 #define ERROR_PAUSE_MS 60000
@@ -117,6 +120,8 @@ PauseAfter(const UpkeepReport *report, double took_ms)
 {
 	if (report->more)
 		return Max(1, (long) (took_ms * REST_FOR_ROUND));
+	if (report->busy)
+		return BUSY_PAUSE_MS;
 	if (report->period_begun != 0)
 		return SHORTEST_PAUSE_MS;
 	upkeep.locked_out = report->locked ? Min(upkeep.locked_out + 1, 16) : 0;
