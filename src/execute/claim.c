@@ -149,6 +149,9 @@ ClaimStep(int64 step_id, int64 executor_id)
 	};
 	if (DispatchIsPaused())
 		return false;
+	/* Who has moved something holds rows, and must not wait for others: see claim_steps. */
+	if (TransactionHasNews() && LockAvailableSteps(&step_id, 1) == 0)
+		return false;
 	if (policy->concurrent)
 		(void) TakeStep(&step);
 	else if (!TakeTurn(task_id, policy, &step))

@@ -14,6 +14,7 @@
 #include "orchestrate/finalize.h"
 #include "pg/clock.h"
 #include "pg/query.h"
+#include "pg/wakeup.h"
 #include "run/transition.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -267,11 +268,19 @@ MoveFailures(Batch *batch)
 }
 
 /* Whoever held a step meanwhile may have begun another backoff. */
+#define DUE_STEPS \
+	"SELECT s.workflow_step_id, s.task_id FROM tasker.workflow_steps s" \
+	" WHERE s.workflow_step_id = ANY ($1) AND s.state = 'error' AND s.next_retry_at <= $2" \
+	" ORDER BY s.workflow_step_id FOR NO KEY UPDATE"
+
 static KeptQuery LOCK_DUE_STEPS = {
-	.sql =
-	"SELECT s.workflow_step_id, s.task_id FROM tasker.workflow_steps s"
-	" WHERE s.workflow_step_id = ANY ($1) AND s.state = 'error' AND s.next_retry_at <= $2"
-	" ORDER BY s.workflow_step_id FOR NO KEY UPDATE",
+	.sql = DUE_STEPS,
+	.nargs = 2,.types = {INT8ARRAYOID, TIMESTAMPTZOID}
+};
+
+/* Who has moved something holds rows, and must not wait for others. */
+static KeptQuery LOCK_FREE_DUE_STEPS = {
+	.sql = DUE_STEPS " SKIP LOCKED",
 	.nargs = 2,.types = {INT8ARRAYOID, TIMESTAMPTZOID}
 };
 
@@ -300,7 +309,7 @@ PromoteDueSteps(int64 *step_ids, int n, TimestampTz now, const char *metadata)
 
 	if (n == 0)
 		return 0;
-	n = (int) RunQuery(&LOCK_DUE_STEPS, due, NULL);
+	n = (int) RunQuery(TransactionHasNews() ? &LOCK_FREE_DUE_STEPS : &LOCK_DUE_STEPS, due, NULL);
 	for (int i = 0; i < n; i++)
 	{
 		/* The task may have been cancelled while its step was waited for. */
