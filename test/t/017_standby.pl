@@ -95,8 +95,8 @@ SELECT p.proname, p.provolatile, p.prokind,
 	coalesce(array_to_string(p.proargnames[1:p.pronargs], ','), ''),
 	array_to_string(ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY u(t, o) ORDER BY o), ',')
 FROM pg_proc p WHERE p.pronamespace = 'tasker'::regnamespace AND p.prorettype <> 'trigger'::regtype
-	-- These two are upkeep's, for the owner of the extension, and have nothing to do here.
-	AND p.proname NOT IN ('drop_history', 'compact_history')
+	-- These are upkeep's, for the owner of the extension, and have nothing to do here.
+	AND p.proname NOT IN ('drop_history', 'compact_history', 'secure_partitions')
 ORDER BY p.proname, p.oid::regprocedure::text
 SQL
 

@@ -59,7 +59,10 @@ our @laws = (
 			AND (SELECT count(*) FROM torture.business b WHERE b.task_id = p.task_id)
 				< (SELECT count(*) FROM torture.shape_step d WHERE d.name = p.name AND NOT d.skippable)
 				- (SELECT count(*) FROM torture.operated o WHERE o.task_id = p.task_id AND o.what = 'resolve_step')),
-	q(DELETE FROM tasker.tasks WHERE task_id = (SELECT t.task_id FROM tasker.tasks t WHERE t.state = 'error' LIMIT 1)),
+	q(DELETE FROM tasker.tasks WHERE task_id = (SELECT t.task_id FROM tasker.tasks t JOIN torture.promised p USING (task_id)
+		WHERE NOT EXISTS (SELECT FROM torture.operated o WHERE o.task_id = t.task_id)
+			AND (SELECT count(*) FROM torture.business b WHERE b.task_id = t.task_id)
+				< (SELECT count(*) FROM torture.shape_step d WHERE d.name = p.name AND NOT d.skippable) LIMIT 1)),
 
 	'nothing exists that was not promised' => q(
 		SELECT task_id FROM tasker.tasks t WHERE NOT EXISTS (SELECT FROM torture.promised p WHERE p.task_id = t.task_id)),
