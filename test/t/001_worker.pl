@@ -200,6 +200,7 @@ $executor->query("SELECT tasker.fail_step($step->{workflow_step_id}, $step->{cla
 # The checkpoint follows about a second after the last news.
 ok($session->poll('SELECT NOT EXISTS (SELECT FROM tasker.workflow_step_transition_log l, tasker.orchestrator_checkpoint c WHERE l.xact_id >= pg_snapshot_xmax(c.position))'),
 	'the checkpoint follows');
+$session->poll(q(SELECT state = 'idle' FROM pg_stat_activity WHERE backend_type = 'tasker orchestrator' AND datname = 'app')) or die 'the orchestrator is not idle';
 my $commits = q(SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'app');
 foreach my $open ($executor, $detached, $session) { $open->query('SELECT pg_stat_force_next_flush()'); }
 my ($batches) = $session->query('SELECT batches FROM tasker.orchestrator_status(), pg_stat_force_next_flush()');
