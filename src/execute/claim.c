@@ -73,6 +73,19 @@ ReturnClaimedSteps(FunctionCallInfo fcinfo, const int64 *step_ids, int n)
 
 /* ---------- one step ---------- */
 
+KeptQuery	LOCK_AVAILABLE_STEPS = {
+	.sql =
+	"SELECT s.workflow_step_id FROM tasker.workflow_steps s"
+	" WHERE s.workflow_step_id = ANY ($1) ORDER BY s.workflow_step_id FOR NO KEY UPDATE SKIP LOCKED",
+	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
+static KeptQuery LOCK_STEP_TO_CLAIM = {
+	.sql =
+	"SELECT s.workflow_step_id FROM tasker.workflow_steps s WHERE s.workflow_step_id = ANY ($1) FOR NO KEY UPDATE",
+	.nargs = 1,.types = {INT8ARRAYOID}
+};
+
 static KeptQuery READ_STEP_TO_CLAIM = {
 	.sql =
 	"SELECT t.task_id, t.named_task_id, s.handler_id, s.rank::integer,"
@@ -132,6 +145,7 @@ ClaimStep(int64 step_id, int64 executor_id)
 	};
 	const TaskPolicy *policy;
 	ReadyStep	step;
+	Datum		step_ids = Int64Array(&step_id, 1);
 	int64		task_id;
 	int			claimed;
 
@@ -149,8 +163,12 @@ ClaimStep(int64 step_id, int64 executor_id)
 	};
 	if (DispatchIsPaused())
 		return false;
-	/* Who has moved something holds rows, and must not wait for others: see claim_steps. */
-	if (TransactionHasNews() && LockAvailableSteps(&step_id, 1) == 0)
+	/*
+	 * Its row before its place in the queue, for which whoever holds the row
+	 * may wait.  Who has moved something holds rows, and must not wait for
+	 * others: see claim_steps.
+	 */
+	if (RunQuery(TransactionHasNews() ? &LOCK_AVAILABLE_STEPS : &LOCK_STEP_TO_CLAIM, &step_ids, NULL) == 0)
 		return false;
 	if (policy->concurrent)
 		(void) TakeStep(&step);
@@ -204,13 +222,6 @@ NoticeNothingHappens(void)
 				(errmsg("no step is waiting, and no orchestrator runs for this database"),
 				 errhint("Call tasker.orchestrate() to find ready steps, or add tasker to shared_preload_libraries.")));
 }
-
-KeptQuery	LOCK_AVAILABLE_STEPS = {
-	.sql =
-	"SELECT s.workflow_step_id FROM tasker.workflow_steps s"
-	" WHERE s.workflow_step_id = ANY ($1) ORDER BY s.workflow_step_id FOR NO KEY UPDATE SKIP LOCKED",
-	.nargs = 1,.types = {INT8ARRAYOID}
-};
 
 int
 LockAvailableSteps(const int64 *step_ids, int n)
