@@ -43,15 +43,25 @@ sub measure
 	return (worker => allocated($worker), session => allocated($session->{pid}));
 }
 
-sub stays_flat
+# Does some work again and again until it costs no more memory. PostgreSQL's own
+# caches grow by doubling, and a plan is made when it is needed first: that
+# happens once. What grows with the work never stops.
+sub becomes_flat
 {
-	my ($what, $before, $after) = @_;
+	my ($what, $work) = @_;
+	my ($tries, $growth, %before) = (0, '', measure());
 
-	foreach my $process (sort keys %$before)
+	while ($tries++ < 5)
 	{
-		my $growth = $after->{$process} - $before->{$process};
-		cmp_ok($growth, '<=', $slack, "$what: memory of the $process is flat ($before->{$process} bytes, then $growth more)");
+		$work->();
+		my %after = measure();
+		my %grown = map { $_ => $after{$_} - $before{$_} } grep { $after{$_} - $before{$_} > $slack } keys %after;
+		$growth .= join('', map { " $_ $grown{$_}" } sort keys %grown) . ';';
+		%before = %after;
+		last unless %grown;
 	}
+	cmp_ok($tries, '<=', 5, "$what: memory is flat") or diag("bytes more, each time:$growth");
+	return $tries;
 }
 
 $admin->query(Tasker::template_sql('diamond', 'a; b<-a; c<-a; d<-b,c', { default_retry_limit => 1000, backoff_base_seconds => 0, timeout_seconds => 60 }));
@@ -87,11 +97,8 @@ SQL
 # --- work: 10,000 steps, then 40,000 in all ---------------------------------------
 
 $session->query('CALL work(2500)');
-my %before = measure();
-$session->query('CALL work(7500)');
-my %after = measure();
-stays_flat('40,000 steps instead of 10,000', \%before, \%after);
-is($admin->query(q(SELECT count(*) FROM tasker.workflow_steps WHERE state = 'complete')), '40000', 'which have all run');
+my $times = becomes_flat('30,000 steps more', sub { $session->query('CALL work(7500)') });
+is($admin->query(q(SELECT count(*) FROM tasker.workflow_steps WHERE state = 'complete')), 10_000 + 30_000 * $times, 'which have all run');
 
 # --- templates come and go ----------------------------------------------------------
 
@@ -109,11 +116,9 @@ BEGIN
 END
 $$
 SQL
-$session->query(sprintf $replace, 100, 1);
-%before = measure();
-$session->query(sprintf $replace, 400, 2);
-%after = measure();
-stays_flat('500 versions of a template instead of 100', \%before, \%after);
+my $minor = 0;
+$session->query(sprintf $replace, 100, ++$minor);
+becomes_flat('400 versions of a template more', sub { $session->query(sprintf $replace, 400, ++$minor) });
 
 # --- a huge task ----------------------------------------------------------------------
 
@@ -126,25 +131,12 @@ SELECT tasker.register_task_template(jsonb_build_object('name', 'huge', 'namespa
 	|| (SELECT jsonb_agg(jsonb_build_object('name', 's' || i, 'handler_class', 'H', 'depends_on_step', 'first')) FROM generate_series(1, $steps) i)
 	|| jsonb_build_array(jsonb_build_object('name', 'last', 'handler_class', 'H', 'depends_on_steps', (SELECT jsonb_agg('s' || i) FROM generate_series(1, $steps) i)))))
 SQL
-my @rounds;
-foreach my $round (3 .. 5)
-{
+becomes_flat("a task of $steps steps", sub {
 	$session->query(q(SELECT tasker.create_task('huge', '{}', 't')));
 	$session->query('CALL work(0)');
-	my %huge = measure();
-	note("with a task of $steps steps the worker has $huge{worker} bytes, the session $huge{session}");
-	$session->query(sprintf $replace, 1, $round);
+	$session->query(sprintf $replace, 1, ++$minor);
 	$session->query('CALL work(100)');
-	push @rounds, { measure() };
-}
-# The first one still finds plans that are not made yet.
-shift @rounds;
-foreach my $process (sort keys %before)
-{
-	my $kept = $rounds[0]{$process} - $before{$process};
-	cmp_ok($kept, '<=', $slack + 32 * $steps, "a task of $steps steps leaves few bytes a step to the $process: $kept");
-}
-stays_flat('the second one', @rounds);
+});
 
 $_->quit foreach $session, $admin;
 ends_well($node, ['postgres']);
