@@ -14,7 +14,7 @@
 
 /* 18 lets a module say its name and version. */
 #if PG_VERSION_NUM >= 180000
-#define TASKER_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "tasker", .version = "0.1.0")
+#define TASKER_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "tasker", .version = "1.1")
 #else
 #define TASKER_MODULE_MAGIC PG_MODULE_MAGIC
 #endif

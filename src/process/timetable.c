@@ -25,7 +25,7 @@
 /* After an error of the timetable itself. */
 #define ERROR_PAUSE (60 * USECS_PER_SEC)
 
-/* Asking for less than this is asking for the moment after next. */
+/* A latch waits for so long at most; then it is asked again. */
 #define LONGEST_SLEEP_MS 86400000
 
 static struct
