@@ -27,7 +27,7 @@ read when they arrive: at most once.
 * In a pattern `*` stands for any characters. `create_event_consumer` for one that exists changes its patterns only.
 * A consumer reads for itself: a slow one holds up nobody. Two sessions that read for the same consumer take turns; to read
   side by side use two consumers with different patterns.
-* One who is far behind reads in steps of some ten thousand rows, at the same cost for each page.
+* One who is far behind reads in steps of some ten thousand rows, not all at once.
 * `tasker.retention` waits for consumers, unless one has not read for `tasker.consumer_grace` (7 days). See
   `tasker.stat_event_consumers`: how far behind each one is, and whether history waits for it.
 * After a restore on another server, and `tasker.resume()`, each consumer goes on where the dump had it.
