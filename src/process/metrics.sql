@@ -19,28 +19,38 @@ COMMENT ON COLUMN tasker.stat_tasks.retried IS 'Transitions from error to pendin
 COMMENT ON COLUMN tasker.stat_tasks.bounds IS 'Upper bounds of a histogram, in seconds: of tasks that are complete, from their requested_at on.';
 COMMENT ON COLUMN tasker.stat_tasks.buckets IS 'How many took up to the bound of the same place; timed is how many there were, seconds how long they took together.';
 
+-- From one priority to the next: each has one that is first in line.
+CREATE FUNCTION tasker.steps_waiting(handler integer, OUT steps bigint, OUT seconds double precision)
+LANGUAGE sql STABLE PARALLEL SAFE
+SET jit = off
+BEGIN ATOMIC
+	WITH RECURSIVE first AS (
+		(SELECT q.rank, q.workflow_step_id FROM tasker.work_queue q
+		WHERE q.handler_id = handler ORDER BY q.rank, q.workflow_step_id LIMIT 1)
+		UNION ALL
+		SELECT q.rank, q.workflow_step_id FROM first f
+		CROSS JOIN LATERAL (SELECT q.rank, q.workflow_step_id FROM tasker.work_queue q
+			WHERE q.handler_id = handler AND q.rank > f.rank ORDER BY q.rank, q.workflow_step_id LIMIT 1) q
+	)
+	SELECT (SELECT count(*) FROM (SELECT FROM tasker.work_queue q WHERE q.handler_id = handler LIMIT 10001) q),
+		(SELECT greatest(extract(epoch FROM tasker.now() - min(r.ready_at)), 0)
+		FROM (SELECT f.workflow_step_id FROM first f LIMIT 100) f
+		CROSS JOIN LATERAL (SELECT w.sort_key FROM tasker.workflow_steps w WHERE w.workflow_step_id = f.workflow_step_id OFFSET 0) w
+		CROSS JOIN LATERAL tasker.ready_since(f.workflow_step_id, w.sort_key + 10) r);
+END;
+COMMENT ON FUNCTION tasker.steps_waiting(integer) IS
+'How many ready steps of a handler, given by its id, no executor has (10001: more than 10000), and for how many seconds the one that has waited longest is ready, of those that are first in line of their priority (NULL: none waits). Read by stat_handlers.';
+
 CREATE VIEW tasker.stat_handlers AS
 SELECT h.name AS handler, coalesce(s.name, '') AS namespace,
 	c.started, c.completed, c.failed, c.cancelled, c.resolved, c.retried, c.released, c.lost,
 	c.bounds, c.buckets, c.seconds, c.timed,
-	(SELECT count(*) FROM (SELECT FROM tasker.work_queue q WHERE q.handler_id = h.handler_id LIMIT 10001) q) AS waiting,
-	-- From one priority to the next: each has one that is first in line.
-	(WITH RECURSIVE first AS (
-		(SELECT q.rank, q.workflow_step_id FROM tasker.work_queue q
-		WHERE q.handler_id = h.handler_id ORDER BY q.rank, q.workflow_step_id LIMIT 1)
-		UNION ALL
-		SELECT q.rank, q.workflow_step_id FROM first f
-		CROSS JOIN LATERAL (SELECT q.rank, q.workflow_step_id FROM tasker.work_queue q
-			WHERE q.handler_id = h.handler_id AND q.rank > f.rank ORDER BY q.rank, q.workflow_step_id LIMIT 1) q
-	)
-	SELECT greatest(extract(epoch FROM tasker.now() - min(r.ready_at)), 0)::double precision
-	FROM (SELECT f.workflow_step_id FROM first f LIMIT 100) f
-	JOIN tasker.workflow_steps w ON w.workflow_step_id = f.workflow_step_id
-	CROSS JOIN LATERAL tasker.ready_since(w.workflow_step_id, w.sort_key + 10) r) AS waiting_seconds,
+	w.steps AS waiting, w.seconds AS waiting_seconds,
 	(SELECT count(*) FROM tasker.executors e WHERE e.ended_at IS NULL AND h.handler_id = ANY (e.handlers)) AS executors
 FROM tasker.handlers h
 LEFT JOIN tasker.task_namespaces s ON s.task_namespace_id = h.task_namespace_id
 LEFT JOIN (SELECT * FROM tasker.transition_counts() WHERE owner = 'step') c ON c.id = h.handler_id
+CROSS JOIN LATERAL tasker.steps_waiting(h.handler_id) w
 UNION ALL
 SELECT 'other', 'other', c.started, c.completed, c.failed, c.cancelled, c.resolved, c.retried, c.released, c.lost,
 	c.bounds, c.buckets, c.seconds, c.timed, NULL, NULL, NULL
@@ -62,7 +72,7 @@ COMMENT ON COLUMN tasker.stat_handlers.waiting_seconds IS 'For how long the one 
 COMMENT ON COLUMN tasker.stat_handlers.executors IS 'Executors that can run it and have not ended.';
 
 CREATE VIEW tasker.metrics AS
-SELECT s.family || s.suffix AS name, d.type, d.help, s.labels, s.value
+SELECT s.family || s.suffix AS name, d.type, d.help, jsonb_build_object('datname', current_database()) || s.labels AS labels, s.value
 FROM (
 	SELECT 'tasker_task_' || e.event || '_total' AS family, '' AS suffix,
 		jsonb_build_object('namespace', t.namespace, 'task', t.task, 'version', t.version) AS labels, e.n::double precision AS value
@@ -178,10 +188,10 @@ JOIN (VALUES
 COMMENT ON VIEW tasker.metrics IS
 'Metrics in the terms of Prometheus, one row for each sample. Counters and histograms are kept in shared memory and begin at zero when the server starts, or at reset_stats(), which rate() and increase() know how to take; they count what was committed. Costs what runs and waits now, not what the history holds. Without tasker in shared_preload_libraries only gauges tell something. For monitoring: grant_observer() without a namespace is enough.';
 COMMENT ON COLUMN tasker.metrics.type IS 'counter, gauge or histogram.';
-COMMENT ON COLUMN tasker.metrics.labels IS 'An object of strings; le is the upper bound of a bucket.';
+COMMENT ON COLUMN tasker.metrics.labels IS 'An object of strings: datname is the database, le the upper bound of a bucket.';
 
 CREATE VIEW tasker.state_metrics AS
-SELECT d.name, 'gauge' AS type, d.help, jsonb_build_object('state', d.state) AS labels, coalesce(n.value, 0)::double precision AS value
+SELECT d.name, 'gauge' AS type, d.help, jsonb_build_object('datname', current_database(), 'state', d.state) AS labels, coalesce(n.value, 0)::double precision AS value
 FROM (SELECT * FROM (VALUES ('tasker_tasks', 'Tasks by state.'), ('tasker_steps', 'Steps by state.')) m (name, help)
 	CROSS JOIN unnest(enum_range(NULL::tasker.state)) s (state)) d
 LEFT JOIN (
@@ -195,6 +205,7 @@ COMMENT ON VIEW tasker.state_metrics IS
 CREATE FUNCTION tasker.prometheus_metrics(with_states boolean DEFAULT false) RETURNS text
 LANGUAGE sql VOLATILE PARALLEL RESTRICTED
 SET extra_float_digits = 1
+SET jit = off
 BEGIN ATOMIC
 	SELECT coalesce(string_agg(
 		CASE WHEN s.place = 1 THEN format(E'# HELP %s %s\n# TYPE %1$s %3$s\n', s.family,
