@@ -1485,7 +1485,7 @@ COMMENT ON COLUMN tasker.stat_tasks.bounds IS 'Upper bounds of a histogram, in s
 COMMENT ON COLUMN tasker.stat_tasks.buckets IS 'How many took up to the bound of the same place; timed is how many there were, seconds how long they took together.';
 
 -- From one priority to the next: each has one that is first in line.
-CREATE FUNCTION tasker.steps_waiting(handler integer, OUT steps bigint, OUT seconds double precision)
+CREATE FUNCTION tasker.waiting_seconds(handler integer) RETURNS double precision
 LANGUAGE sql STABLE PARALLEL SAFE
 SET jit = off
 BEGIN ATOMIC
@@ -1497,25 +1497,24 @@ BEGIN ATOMIC
 		CROSS JOIN LATERAL (SELECT q.rank, q.workflow_step_id FROM tasker.work_queue q
 			WHERE q.handler_id = handler AND q.rank > f.rank ORDER BY q.rank, q.workflow_step_id LIMIT 1) q
 	)
-	SELECT (SELECT count(*) FROM (SELECT FROM tasker.work_queue q WHERE q.handler_id = handler LIMIT 10001) q),
-		(SELECT greatest(extract(epoch FROM tasker.now() - min(r.ready_at)), 0)
-		FROM (SELECT f.workflow_step_id FROM first f LIMIT 100) f
-		CROSS JOIN LATERAL (SELECT w.sort_key FROM tasker.workflow_steps w WHERE w.workflow_step_id = f.workflow_step_id OFFSET 0) w
-		CROSS JOIN LATERAL tasker.ready_since(f.workflow_step_id, w.sort_key + 10) r);
+	SELECT greatest(extract(epoch FROM tasker.now() - min(r.ready_at)), 0)
+	FROM (SELECT f.workflow_step_id FROM first f LIMIT 100) f
+	CROSS JOIN LATERAL (SELECT w.sort_key FROM tasker.workflow_steps w WHERE w.workflow_step_id = f.workflow_step_id OFFSET 0) w
+	CROSS JOIN LATERAL tasker.ready_since(f.workflow_step_id, w.sort_key + 10) r;
 END;
-COMMENT ON FUNCTION tasker.steps_waiting(integer) IS
-'How many ready steps of a handler, given by its id, no executor has (10001: more than 10000), and for how many seconds the one that has waited longest is ready, of those that are first in line of their priority (NULL: none waits). Read by stat_handlers.';
+COMMENT ON FUNCTION tasker.waiting_seconds(integer) IS
+'For how many seconds the step of a handler, given by its id, that has waited longest is ready, of those that are first in line of their priority; 0 where none waits. Read by stat_handlers.';
 
 CREATE VIEW tasker.stat_handlers AS
 SELECT h.name AS handler, coalesce(s.name, '') AS namespace,
 	c.started, c.completed, c.failed, c.cancelled, c.resolved, c.retried, c.released, c.lost,
 	c.bounds, c.buckets, c.seconds, c.timed,
-	w.steps AS waiting, w.seconds AS waiting_seconds,
+	(SELECT count(*) FROM (SELECT FROM tasker.work_queue q WHERE q.handler_id = h.handler_id LIMIT 10001) q) AS waiting,
+	tasker.waiting_seconds(h.handler_id) AS waiting_seconds,
 	(SELECT count(*) FROM tasker.executors e WHERE e.ended_at IS NULL AND h.handler_id = ANY (e.handlers)) AS executors
 FROM tasker.handlers h
 LEFT JOIN tasker.task_namespaces s ON s.task_namespace_id = h.task_namespace_id
 LEFT JOIN (SELECT * FROM tasker.transition_counts() WHERE owner = 'step') c ON c.id = h.handler_id
-CROSS JOIN LATERAL tasker.steps_waiting(h.handler_id) w
 UNION ALL
 SELECT 'other', 'other', c.started, c.completed, c.failed, c.cancelled, c.resolved, c.retried, c.released, c.lost,
 	c.bounds, c.buckets, c.seconds, c.timed, NULL, NULL, NULL
@@ -1533,7 +1532,7 @@ COMMENT ON COLUMN tasker.stat_handlers.lost IS 'Those of failed that no executor
 COMMENT ON COLUMN tasker.stat_handlers.bounds IS 'Upper bounds of a histogram, in seconds: of attempts that an executor has reported complete or failed, from their claim on.';
 COMMENT ON COLUMN tasker.stat_handlers.buckets IS 'How many took up to the bound of the same place; timed is how many there were, seconds how long they took together.';
 COMMENT ON COLUMN tasker.stat_handlers.waiting IS 'Ready steps that no executor has; 10001 stands for more than 10000.';
-COMMENT ON COLUMN tasker.stat_handlers.waiting_seconds IS 'For how long the one that has waited longest is ready, of those that are first in line of their priority; NULL where none waits.';
+COMMENT ON COLUMN tasker.stat_handlers.waiting_seconds IS 'For how long the one that has waited longest is ready, of those that are first in line of their priority; 0 where none waits.';
 COMMENT ON COLUMN tasker.stat_handlers.executors IS 'Executors that can run it and have not ended.';
 
 CREATE VIEW tasker.metrics AS
@@ -1575,7 +1574,7 @@ FROM (
 	UNION ALL
 	SELECT 'tasker_handler_' || e.gauge, '', jsonb_build_object('handler', h.handler, 'namespace', h.namespace), e.value
 	FROM tasker.stat_handlers h
-	CROSS JOIN LATERAL (VALUES ('waiting_steps', h.waiting), ('waiting_seconds', coalesce(h.waiting_seconds, 0)), ('executors', h.executors)) e (gauge, value)
+	CROSS JOIN LATERAL (VALUES ('waiting_steps', h.waiting), ('waiting_seconds', h.waiting_seconds), ('executors', h.executors)) e (gauge, value)
 	WHERE h.executors IS NOT NULL
 	UNION ALL
 	SELECT 'tasker_executors_' || v.gauge, '', '{}', v.value
@@ -2031,7 +2030,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 		find_task find_tasks task_drawing task_diagram task_timeline task_edges task_state step_state task_in_any_state step_in_any_state
 		graph_weights severity expected_durations graph_steps critical_paths bottlenecks error_chains parallelism task_graph_analysis
 		finalization_decision find_viable_steps await_task system_health_counts executor_measures'),
-	('observer', 'EXECUTE', true, 'orchestrator_status orchestrator_measures latency_buckets transition_counts steps_waiting prometheus_metrics mapped_objects history_period current_period check
+	('observer', 'EXECUTE', true, 'orchestrator_status orchestrator_measures latency_buckets transition_counts waiting_seconds prometheus_metrics mapped_objects history_period current_period check
 		position_read_by_consumers create_event_consumer drop_event_consumer read_events subscribe unsubscribe
 		why why_nothing_moves why_locked why_steps live_executors time_of_day'),
 	('producer', 'SELECT', false, 'task_namespaces named_tasks tasks task_transition_log task_annotations task_summaries annotations
@@ -2397,10 +2396,10 @@ REVOKE ALL ON ROUTINE tasker.announce_events(integer), tasker.apply_grants(text)
 	tasker.revoke_role(text, text, text), tasker.schedule_task(text, text, jsonb, text, text), tasker.secure_partitions(),
 	tasker.sees_event(text, text), tasker.sees_everything(), tasker.sees_name(text, integer), tasker.sees_role(text), tasker.sees_step(bigint),
 	tasker.sees_task(bigint), tasker.sees_template(integer), tasker.set_event_schema(text, jsonb), tasker.small_json(jsonb),
-	tasker.start_scheduled_tasks(integer), tasker.steps_waiting(integer), tasker.step_event_payload(tasker.workflow_step_transition_log), tasker.subscribe(text[], text),
+	tasker.start_scheduled_tasks(integer), tasker.step_event_payload(tasker.workflow_step_transition_log), tasker.subscribe(text[], text),
 	tasker.task_event_payload(tasker.task_transition_log), tasker.time_of_day(timestamp with time zone),
 	tasker.transition_counts(), tasker.transition_event(text, tasker.state, tasker.state), tasker.unschedule_task(text), tasker.unsubscribe(text), tasker.visible_namespaces(),
-	tasker.why(bigint), tasker.why_locked(bigint), tasker.why_nothing_moves(integer), tasker.why_steps(bigint), tasker.would_confine(text),
+	tasker.waiting_seconds(integer), tasker.why(bigint), tasker.why_locked(bigint), tasker.why_nothing_moves(integer), tasker.why_steps(bigint), tasker.would_confine(text),
 	tasker.write_grant(text, text, text, text, boolean), tasker.write_object_map(text, text, text, text),
 	tasker.write_revocation(text, text, text) FROM PUBLIC;
 -- But for what row security asks on behalf of whoever reads a table (access.sql).
