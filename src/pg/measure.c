@@ -1055,8 +1055,10 @@ ReturnCounts(ReturnSetInfo *result, CountedKind kind, int32 id, Counts *counts)
 		up_to[i] = Int64GetDatum((int64) timed);
 	}
 	timed += pg_atomic_read_u64(&counts->durations[DURATION_BOUNDS]);
-	values[BOUNDS] = PointerGetDatum(construct_array(bounds, DURATION_BOUNDS, FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	values[BUCKETS_UP_TO] = PointerGetDatum(construct_array(up_to, DURATION_BOUNDS, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[BOUNDS] = PointerGetDatum(construct_array(bounds, DURATION_BOUNDS, FLOAT8OID, sizeof(float8),
+													 FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[BUCKETS_UP_TO] = PointerGetDatum(construct_array(up_to, DURATION_BOUNDS, INT8OID, sizeof(int64),
+															FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	values[SECONDS] = Float8GetDatum(pg_atomic_read_u64(&counts->microseconds) / (double) USECS_PER_SEC);
 	values[TIMED] = Int64GetDatum((int64) timed);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
