@@ -165,6 +165,8 @@ COMMENT ON TABLE tasker.capability_grants IS
 
 COMMENT ON COLUMN tasker.capability_grants.task_namespace_id IS 'NULL: all namespaces.';
 
+ALTER TABLE tasker.capability_grants REPLICA IDENTITY FULL;
+
 CREATE VIEW tasker.role_grants AS
 SELECT g.role_name, g.capability, n.name AS namespace, g.granted_by, g.granted_at,
 	EXISTS (SELECT FROM pg_roles r WHERE r.rolname = g.role_name) AS role_exists
