@@ -175,6 +175,8 @@ COMMENT ON TABLE tasker.capability_grants IS
 
 COMMENT ON COLUMN tasker.capability_grants.task_namespace_id IS 'NULL: all namespaces.';
 
+ALTER TABLE tasker.capability_grants REPLICA IDENTITY FULL;
+
 CREATE VIEW tasker.role_grants AS
 SELECT g.role_name, g.capability, n.name AS namespace, g.granted_by, g.granted_at,
 	EXISTS (SELECT FROM pg_roles r WHERE r.rolname = g.role_name) AS role_exists
@@ -2126,7 +2128,7 @@ BEGIN
 	INSERT INTO tasker.handlers (name, task_namespace_id)
 	SELECT DISTINCT n.name, s.id
 	FROM unnest(names) n (name)
-	CROSS JOIN unnest(CASE WHEN spaces IS NULL THEN '{NULL}' ELSE spaces END) s (id)
+	CROSS JOIN unnest(CASE WHEN spaces IS NULL THEN ARRAY[NULL]::integer[] ELSE spaces END) s (id)
 	WHERE NOT EXISTS (SELECT FROM tasker.handlers h WHERE h.name = n.name AND h.task_namespace_id IS NOT DISTINCT FROM s.id)
 	ORDER BY n.name, s.id
 	ON CONFLICT DO NOTHING;

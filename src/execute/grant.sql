@@ -116,7 +116,7 @@ BEGIN
 	INSERT INTO tasker.handlers (name, task_namespace_id)
 	SELECT DISTINCT n.name, s.id
 	FROM unnest(names) n (name)
-	CROSS JOIN unnest(CASE WHEN spaces IS NULL THEN '{NULL}' ELSE spaces END) s (id)
+	CROSS JOIN unnest(CASE WHEN spaces IS NULL THEN ARRAY[NULL]::integer[] ELSE spaces END) s (id)
 	WHERE NOT EXISTS (SELECT FROM tasker.handlers h WHERE h.name = n.name AND h.task_namespace_id IS NOT DISTINCT FROM s.id)
 	ORDER BY n.name, s.id
 	ON CONFLICT DO NOTHING;
