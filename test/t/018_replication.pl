@@ -125,6 +125,6 @@ SQL
 %Tasker::ledger = ();
 
 $_->quit foreach $executor, $session, $reader;
-ends_well($node, ['app'], qr/administrator command|terminating|shutting down/);
+ends_well($node, ['app'], qr/administrator command|terminating|shutting down|starting up|not yet accepting/);
 ends_well($archive, [], qr/logical replication worker (?:ERROR|FATAL):  (?:could not|terminating|error reading)|shutting down|administrator command/);
 done_testing();
