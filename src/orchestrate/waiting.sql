@@ -15,9 +15,11 @@ DECLARE
 	page record;
 	delivered bigint := 0;
 BEGIN
-	IF awaited = '{}' THEN
+	IF awaited = '{}' OR NOT EXISTS (SELECT FROM tasker.orchestrator_checkpoint c JOIN tasker.home h ON h.identifier = c.system_identifier) THEN
 		RETURN 0;
 	END IF;
+	-- The lock of the orchestration before the row of the consumer.
+	PERFORM tasker.deliver_event_page('{}', '{}', '{}', '{}', '{}');
 	IF NOT EXISTS (SELECT FROM tasker.event_consumers c WHERE c.name = 'tasker.waits' AND c.patterns = awaited) THEN
 		PERFORM tasker.create_event_consumer('tasker.waits', awaited, true);
 	END IF;
@@ -35,4 +37,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION tasker.deliver_events(integer) IS
-'Reads what has happened since it was called last, max events at a time, and gives it to the steps that wait for it; returns how many steps have got an event. The next batch of the orchestrator, of the worker or orchestrate(), completes them. Reads as the consumer tasker.waits of the events that templates wait for. Error: 22023 max is not between 1 and 10000.';
+'Reads what has happened since it was called last, max events at a time, and gives it to the steps that wait for it; returns how many steps have got an event. The next batch of the orchestrator, of the worker or orchestrate(), completes them. Reads as the consumer tasker.waits of the events that templates wait for. The background worker does the same by itself after each batch. Nothing is delivered in a database that comes from another server and is not adopted. Error: 22023 max is not between 1 and 10000.';

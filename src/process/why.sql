@@ -152,7 +152,7 @@ BEGIN ATOMIC
 					CASE WHEN s.timeout_seconds IS NULL THEN ', without a timeout'
 						ELSE format('; it times out at %s', tasker.time_of_day(s.last_attempted_at + make_interval(secs => s.timeout_seconds))) END)
 			WHEN s.state = 'error' AND NOT r.retry_eligible THEN
-				format('It has failed for good,%s after %s of %s attempts: %s', CASE WHEN s.failed_permanently THEN ' by the word of its executor,' ELSE '' END,
+				format('It has failed for good,%s after %s of %s attempts: %s', CASE WHEN s.failed_permanently AND NOT rule.waits THEN ' by the word of its executor,' ELSE '' END,
 					s.attempts, greatest(s.retry_limit, 1), left(s.results ->> 'error', 200))
 			WHEN s.state = 'error' AND s.next_retry_at > tasker.now() THEN
 				format('It has failed (attempt %s of %s: %s) and is tried again at %s.', s.attempts, greatest(s.retry_limit, 1), left(s.results ->> 'error', 200),
