@@ -133,6 +133,28 @@ SELECT pg_temp.go();
 SELECT tasker.task_state(:patient);
 RESET tasker.clock_offset;
 
+-- Published in time, and not delivered when the time is over: it counts.
+SELECT tasker.create_task('patient', '{"order": 13}', 'test') AS late \gset
+SELECT pg_temp.go();
+SELECT tasker.publish_event('payment.received', '{"order_id": 13}') > 0;
+SET tasker.clock_offset = '61min';
+SELECT pg_temp.go();
+SELECT tasker.task_state(:late);
+RESET tasker.clock_offset;
+
+-- ---------- in a transaction that began before ----------
+
+SELECT tasker.create_task('patient', '{"order": 14}', 'test') AS task \gset
+SELECT tasker.orchestrate() > 0;
+SELECT workflow_step_id AS a, claim FROM tasker.claim_steps((SELECT id FROM executor)) \gset
+SELECT tasker.complete_step(:a, :claim, '{}');
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT tasker.orchestrate() IS NOT NULL;
+COMMIT;
+SELECT count(*) FROM tasker.waiting_steps WHERE task_id = :task;
+SELECT tasker.orchestrate() > 0;
+SELECT count(*) FROM tasker.waiting_steps WHERE task_id = :task;
+
 -- ---------- what the context does not have ----------
 
 SELECT tasker.create_task('paid', '{}', 'test') AS none \gset

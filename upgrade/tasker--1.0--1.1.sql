@@ -602,7 +602,7 @@ BEGIN
 		RETURN;
 	ELSIF sleep IS NOT NULL THEN
 		IF jsonb_typeof(context -> key) IS DISTINCT FROM 'string' THEN
-			problem := format('the context has %s under "%s", not a time as a string', coalesce('a ' || jsonb_typeof(context -> key), 'nothing'), key);
+			problem := format('the context has %s under "%s", not a time as a string', coalesce('a value of type ' || jsonb_typeof(context -> key), 'nothing'), key);
 			RETURN;
 		END IF;
 		BEGIN
@@ -626,7 +626,7 @@ BEGIN
 			value := context -> key;
 			IF coalesce(jsonb_typeof(value), 'null') NOT IN ('string', 'number', 'boolean') THEN
 				problem := format('the context has %s under "%s", with which "%s" of event "%s" cannot be compared',
-					coalesce('a ' || jsonb_typeof(value), 'nothing'), key, pair.key, event_name);
+					coalesce('a value of type ' || jsonb_typeof(value), 'nothing'), key, pair.key, event_name);
 				RETURN;
 			END IF;
 		END IF;
@@ -1670,6 +1670,24 @@ $$;
 COMMENT ON FUNCTION tasker.why(bigint) IS
 'Why a task does not move, in sentences: about what (server, database, namespace, template, orchestrator, task, a step by its name), the reason, and what to do, if anything, the widest reason first. Looks at one task and at who is there; changes and locks nothing. Of other roles'' sessions it shows the details only with pg_read_all_stats. Runs with the rights of the caller, who needs those of the views beneath. For people. Error: 42704 unknown task.';
 
+CREATE OR REPLACE FUNCTION tasker.ended_attempts(since timestamptz)
+RETURNS TABLE (workflow_step_id bigint, sort_key integer, state tasker.state, started_at timestamptz, ended_at timestamptz, metadata jsonb)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 10000
+SET enable_seqscan = off
+SET jit = off
+BEGIN ATOMIC
+	SELECT l.workflow_step_id, l.sort_key, l.to_state,
+		(SELECT claim.created_at FROM tasker.workflow_step_transition_log claim
+			WHERE claim.workflow_step_id = l.workflow_step_id AND claim.sort_key = l.sort_key - 10),
+		l.created_at, CASE WHEN l.to_state = 'error' THEN l.metadata END
+	FROM tasker.workflow_step_transition_log l
+	WHERE l.created_at >= coalesce(since, '-infinity')
+		AND l.from_state = 'in_progress' AND l.to_state IN ('complete', 'error')
+		AND (l.metadata IS NULL OR NOT l.metadata ? 'waited');
+END;
+COMMENT ON FUNCTION tasker.ended_attempts(timestamptz) IS
+'The attempts that were completed or failed since then (NULL: ever), with the time of their claim, and the metadata of those that failed; waits that have ended well are none. Read by the analytics.';
+
 -- Events brought to the steps that wait for them.
 
 CREATE FUNCTION tasker.deliver_event_page(names text[], event_keys text[], occurred_at timestamptz[], task_ids bigint[], payloads jsonb[]) RETURNS bigint
@@ -1687,11 +1705,11 @@ DECLARE
 	page record;
 	delivered bigint := 0;
 BEGIN
+	-- The lock of the orchestration before the row of the consumer; refuses where nothing can be written.
+	PERFORM tasker.deliver_event_page('{}', '{}', '{}', '{}', '{}');
 	IF awaited = '{}' OR NOT EXISTS (SELECT FROM tasker.orchestrator_checkpoint c JOIN tasker.home h ON h.identifier = c.system_identifier) THEN
 		RETURN 0;
 	END IF;
-	-- The lock of the orchestration before the row of the consumer.
-	PERFORM tasker.deliver_event_page('{}', '{}', '{}', '{}', '{}');
 	IF NOT EXISTS (SELECT FROM tasker.event_consumers c WHERE c.name = 'tasker.waits' AND c.patterns = awaited) THEN
 		PERFORM tasker.create_event_consumer('tasker.waits', awaited, true);
 	END IF;

@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "define/access.h"
 #include "define/policy.h"
 #include "execute/claim.h"
@@ -61,6 +62,8 @@ EndSteps(Batch *batch, const Ending *endings, int n, const char *error_class)
 		claims[moves.n] = endings[i].claim;
 		results[moves.n++] = endings[i].results;
 	}
+	/* It was no attempt of an executor: the analytics go by this. */
+	moves.metadata_of_all = JsonbOfText("{\"waited\": true}");
 	(void) FailSteps(failures, n_failures, false, 0, &moved);
 	batch->transitions += moved;
 	(void) MoveSteps(&moves, &moved);
@@ -85,11 +88,25 @@ Settle(const NewWait *wait, int32 claim, Ending *endings, int *n_endings, Timer 
 	};
 }
 
+/*
+ * Under the snapshot of a transaction that began before, an event may have
+ * been delivered that is not to be seen yet: the next batch lets them begin.
+ */
+static bool
+LeaveToOthers(Batch *batch, const int64 *step_ids, int n)
+{
+	if (!IsolationUsesXactSnapshot())
+		return false;
+	for (int i = 0; i < n; i++)
+		Postpone(batch->o, WORK_CANDIDATES, step_ids[i], batch->now);
+	return true;
+}
+
 void
 BeginWaits(Batch *batch, const int64 *asked, int n_asked)
 {
 	int			n;
-	NewWait    *waits = n_asked > 0 ? PrepareWaits(asked, n_asked, batch->now, &n) : NULL;
+	NewWait    *waits;
 	int64	   *step_ids;
 	int32	   *sort_keys;
 	Datum	   *metadata;
@@ -101,7 +118,10 @@ BeginWaits(Batch *batch, const int64 *asked, int n_asked)
 	int			n_endings = 0;
 	int			n_timers = 0;
 
-	if (n_asked == 0 || n == 0)
+	if (n_asked == 0 || LeaveToOthers(batch, asked, n_asked))
+		return;
+	waits = PrepareWaits(asked, n_asked, batch->now, &n);
+	if (n == 0)
 		return;
 	step_ids = palloc(sizeof(int64) * n);
 	sort_keys = palloc(sizeof(int32) * n);
@@ -221,6 +241,8 @@ tasker_deliver_event_page(PG_FUNCTION_ARGS)
 	QueryScope	scope;
 	int64		received;
 
+	OpenQueryScope(&scope);
+	RequireEverywhere(MAY_OPERATE);
 	for (int i = 1; i < 5; i++)
 	{
 		ArrayType  *array = PG_GETARG_ARRAYTYPE_P(i);
@@ -230,8 +252,6 @@ tasker_deliver_event_page(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 					 errmsg("the arrays of a page of events must have one length")));
 	}
-	OpenQueryScope(&scope);
-	RequireEverywhere(MAY_OPERATE);
 	LockOrchestration();
 	received = DeliverEvents(&page);
 	CloseQueryScope(&scope);

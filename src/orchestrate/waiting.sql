@@ -15,11 +15,11 @@ DECLARE
 	page record;
 	delivered bigint := 0;
 BEGIN
+	-- The lock of the orchestration before the row of the consumer; refuses where nothing can be written.
+	PERFORM tasker.deliver_event_page('{}', '{}', '{}', '{}', '{}');
 	IF awaited = '{}' OR NOT EXISTS (SELECT FROM tasker.orchestrator_checkpoint c JOIN tasker.home h ON h.identifier = c.system_identifier) THEN
 		RETURN 0;
 	END IF;
-	-- The lock of the orchestration before the row of the consumer.
-	PERFORM tasker.deliver_event_page('{}', '{}', '{}', '{}', '{}');
 	IF NOT EXISTS (SELECT FROM tasker.event_consumers c WHERE c.name = 'tasker.waits' AND c.patterns = awaited) THEN
 		PERFORM tasker.create_event_consumer('tasker.waits', awaited, true);
 	END IF;

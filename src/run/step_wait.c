@@ -55,13 +55,16 @@ static KeptQuery PREPARE_WAITS = {
 	.nargs = 2,.types = {INT8ARRAYOID, TIMESTAMPTZOID}
 };
 
-/* By its key, whatever the planner believes of a table that is often empty. */
+/*
+ * Who has waited long enough looks once more: an event may have come in time
+ * and not be delivered yet, say because the server was down.
+ */
 static KeptQuery FIND_ENDED_WAITS = {
 	.sql =
 	"SELECT w.workflow_step_id, w.sort_key,"
-	"       CASE WHEN w.event IS NULL AND w.event_name IS NOT NULL AND ts.waits_for -> 'await_event' -> 'default' IS NULL"
+	"       CASE WHEN came.event IS NULL AND w.event_name IS NOT NULL AND ts.waits_for -> 'await_event' -> 'default' IS NULL"
 	"            THEN format('no event \"%s\" came within %s seconds', w.event_name, ts.waits_for -> 'await_event' -> 'timeout_seconds') END,"
-	"       CASE WHEN w.event IS NOT NULL THEN w.event"
+	"       CASE WHEN came.event IS NOT NULL THEN came.event"
 	"            WHEN w.event_name IS NULL THEN jsonb_build_object('slept_until', w.until)"
 	"            ELSE ts.waits_for -> 'await_event' -> 'default' END"
 	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
@@ -70,6 +73,10 @@ static KeptQuery FIND_ENDED_WAITS = {
 	"  CROSS JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = s.task_id LIMIT 1) t"
 	"  CROSS JOIN LATERAL (SELECT * FROM tasker.named_tasks_named_steps ts"
 	"                       WHERE ts.named_task_id = t.named_task_id AND ts.named_step_id = s.named_step_id LIMIT 1) ts"
+	"  CROSS JOIN LATERAL (SELECT CASE WHEN w.event IS NOT NULL THEN w.event"
+	"                                  WHEN w.event_name IS NOT NULL AND w.until <= $2 THEN"
+	"                                    tasker.first_event(w.event_name, w.match, w.of_task, w.events_since, w.namespaces) END AS event"
+	"                      OFFSET 0) came"
 	" WHERE s.state = 'in_progress' AND s.sort_key = w.sort_key AND (w.event IS NOT NULL OR w.until <= $2)"
 	" ORDER BY w.workflow_step_id",
 	.nargs = 2,.types = {INT8ARRAYOID, TIMESTAMPTZOID}

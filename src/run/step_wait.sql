@@ -61,7 +61,7 @@ BEGIN
 		RETURN;
 	ELSIF sleep IS NOT NULL THEN
 		IF jsonb_typeof(context -> key) IS DISTINCT FROM 'string' THEN
-			problem := format('the context has %s under "%s", not a time as a string', coalesce('a ' || jsonb_typeof(context -> key), 'nothing'), key);
+			problem := format('the context has %s under "%s", not a time as a string', coalesce('a value of type ' || jsonb_typeof(context -> key), 'nothing'), key);
 			RETURN;
 		END IF;
 		BEGIN
@@ -85,7 +85,7 @@ BEGIN
 			value := context -> key;
 			IF coalesce(jsonb_typeof(value), 'null') NOT IN ('string', 'number', 'boolean') THEN
 				problem := format('the context has %s under "%s", with which "%s" of event "%s" cannot be compared',
-					coalesce('a ' || jsonb_typeof(value), 'nothing'), key, pair.key, event_name);
+					coalesce('a value of type ' || jsonb_typeof(value), 'nothing'), key, pair.key, event_name);
 				RETURN;
 			END IF;
 		END IF;
