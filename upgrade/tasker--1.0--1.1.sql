@@ -1695,13 +1695,22 @@ LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_deliver
 COMMENT ON FUNCTION tasker.deliver_event_page(text[], text[], timestamptz[], bigint[], jsonb[]) IS
 'Gives each waiting step the first of these events, in their order, that it waits for, and returns how many steps have got one; the next batch of the orchestrator completes them. An event that comes twice does no harm. Waits for a batch that is running. For deliver_events(). Error: 2202E the arrays are not of one length.';
 
+CREATE FUNCTION tasker.awaited_patterns() RETURNS text[]
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+	-- A consumer has no more than a hundred patterns.
+	SELECT CASE WHEN count(*) > 100 THEN '{*}' ELSE coalesce(array_agg(a.name ORDER BY a.name), '{}') END
+	FROM (SELECT DISTINCT ts.waits_for -> 'await_event' ->> 'name' AS name FROM tasker.named_tasks_named_steps ts
+		WHERE ts.waits_for IS NOT NULL AND ts.waits_for ? 'await_event') a;
+END;
+COMMENT ON FUNCTION tasker.awaited_patterns() IS 'Which events templates wait for, as patterns of a consumer; empty where none does. For deliver_events().';
+
 CREATE FUNCTION tasker.deliver_events(max integer DEFAULT 1000) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	awaited text[] := ARRAY(SELECT DISTINCT ts.waits_for -> 'await_event' ->> 'name' FROM tasker.named_tasks_named_steps ts
-		WHERE ts.waits_for ? 'await_event' ORDER BY 1);
+	awaited text[] := tasker.awaited_patterns();
 	page record;
 	delivered bigint := 0;
 BEGIN
@@ -1711,6 +1720,7 @@ BEGIN
 		RETURN 0;
 	END IF;
 	IF NOT EXISTS (SELECT FROM tasker.event_consumers c WHERE c.name = 'tasker.waits' AND c.patterns = awaited) THEN
+		-- Templates that wait have made it; whoever drops it has all that happened delivered again.
 		PERFORM tasker.create_event_consumer('tasker.waits', awaited, true);
 	END IF;
 	LOOP
@@ -2105,7 +2115,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 	('operator', 'EXECUTE', false, 'cancel_task retry_task resolve_task cancel_step retry_step resolve_step update_task update_step reenqueue_task
 		transition_task transition_step safe_transition_task safe_transition_step conditional_transition_task conditional_transition_step
 		pause resume finalize_task retry_due_steps annotate_task remove_annotation execute_step coordinate_task'),
-	('operator', 'EXECUTE', true, 'orchestrate unregister_executor announce_events deliver_events deliver_event_page start_scheduled_tasks'),
+	('operator', 'EXECUTE', true, 'orchestrate unregister_executor announce_events deliver_events deliver_event_page awaited_patterns start_scheduled_tasks'),
 	('admin', 'EXECUTE', false, 'register_task_template register_task_template_yaml deprecate_task_template describe_namespace pause resume
 		grant_observer grant_producer grant_executor grant_operator grant_admin revoke_role'),
 	('admin', 'EXECUTE', true, 'describe_dependent_system register_event set_event_schema map_objects prune_tasks upkeep rebuild_accelerators reset_stats')
@@ -2446,7 +2456,7 @@ REVOKE ALL ON TABLE tasker.capability_grants, tasker.capability_privileges, task
 	tasker.published_events, tasker.role_grants, tasker.stat_event_consumers, tasker.stat_latencies, tasker.step_waits, tasker.task_schedules, tasker.waiting_steps FROM PUBLIC;
 REVOKE ALL ON SEQUENCE tasker.log_marks_mark_id_seq, tasker.published_events_event_id_seq FROM PUBLIC;
 REVOKE ALL ON ROUTINE tasker.announce_events(integer), tasker.apply_grants(text), tasker.create_event_consumer(text, text[], boolean),
-	tasker.create_requested_task(jsonb), tasker.custom_event_payload(tasker.published_events), tasker.deliver_event_page(text[], text[], timestamp with time zone[], bigint[], jsonb[]),
+	tasker.create_requested_task(jsonb), tasker.awaited_patterns(), tasker.custom_event_payload(tasker.published_events), tasker.deliver_event_page(text[], text[], timestamp with time zone[], bigint[], jsonb[]),
 	tasker.deliver_events(integer), tasker.drop_event_consumer(text), tasker.first_event(text, jsonb, bigint, timestamp with time zone, integer[]),
 	tasker.has_all(jsonb, jsonb), tasker.received_event(text, text, timestamp with time zone, jsonb),
 	tasker.resolve_wait(jsonb, jsonb, bigint, timestamp with time zone),

@@ -657,15 +657,21 @@ RefuseToWait(const TemplateDocument *document)
 static void
 CheckAwaitedEvents(const TemplateDocument *document)
 {
+	bool		any = false;
+
 	for (int i = 0; i < document->step_count; i++)
 	{
 		const DocumentStep *step = &document->steps[i];
 		DocumentReader reader = {.subject = psprintf("template \"%s\"", document->full_name)};
 
 		reader.part = psprintf("step \"%s\"", step->name);
-		if (step->waits_for != NULL)
-			CheckAwaitedEvent(&reader, step->waits_for);
+		if (step->waits_for == NULL)
+			continue;
+		CheckAwaitedEvent(&reader, step->waits_for);
+		any = true;
 	}
+	if (any)
+		FollowEventsForWaits();
 }
 
 /* Whoever is confined may not make a namespace either: the refusal is the same, be it there or not. */

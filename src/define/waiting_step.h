@@ -33,6 +33,12 @@ extern char *WaitingHandler(Jsonb *waits_for);
 extern void CheckAwaitedEvent(const DocumentReader *reader, Jsonb *waits_for);
 
 /*
+ * From now on events are read for the steps that wait: what happened before
+ * is not theirs.  Where that is so already, nothing changes.
+ */
+extern void FollowEventsForWaits(void);
+
+/*
  * How steps of some template tell the events of a name that are theirs: by
  * these keys of the payload, and by the task of the event, or not.
  */

@@ -5,13 +5,22 @@ LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_deliver
 COMMENT ON FUNCTION tasker.deliver_event_page(text[], text[], timestamptz[], bigint[], jsonb[]) IS
 'Gives each waiting step the first of these events, in their order, that it waits for, and returns how many steps have got one; the next batch of the orchestrator completes them. An event that comes twice does no harm. Waits for a batch that is running. For deliver_events(). Error: 2202E the arrays are not of one length.';
 
+CREATE FUNCTION tasker.awaited_patterns() RETURNS text[]
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+	-- A consumer has no more than a hundred patterns.
+	SELECT CASE WHEN count(*) > 100 THEN '{*}' ELSE coalesce(array_agg(a.name ORDER BY a.name), '{}') END
+	FROM (SELECT DISTINCT ts.waits_for -> 'await_event' ->> 'name' AS name FROM tasker.named_tasks_named_steps ts
+		WHERE ts.waits_for IS NOT NULL AND ts.waits_for ? 'await_event') a;
+END;
+COMMENT ON FUNCTION tasker.awaited_patterns() IS 'Which events templates wait for, as patterns of a consumer; empty where none does. For deliver_events().';
+
 CREATE FUNCTION tasker.deliver_events(max integer DEFAULT 1000) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	awaited text[] := ARRAY(SELECT DISTINCT ts.waits_for -> 'await_event' ->> 'name' FROM tasker.named_tasks_named_steps ts
-		WHERE ts.waits_for ? 'await_event' ORDER BY 1);
+	awaited text[] := tasker.awaited_patterns();
 	page record;
 	delivered bigint := 0;
 BEGIN
@@ -21,6 +30,7 @@ BEGIN
 		RETURN 0;
 	END IF;
 	IF NOT EXISTS (SELECT FROM tasker.event_consumers c WHERE c.name = 'tasker.waits' AND c.patterns = awaited) THEN
+		-- Templates that wait have made it; whoever drops it has all that happened delivered again.
 		PERFORM tasker.create_event_consumer('tasker.waits', awaited, true);
 	END IF;
 	LOOP
