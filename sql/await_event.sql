@@ -234,4 +234,6 @@ SELECT tasker.register_task_template('{"name": "both", "namespace_name": "test",
 SELECT tasker.cancel_task(task_id) FROM (SELECT DISTINCT task_id FROM tasker.waiting_steps) w;
 SELECT tasker.orchestrate() IS NOT NULL;
 SELECT count(*) FROM tasker.step_waits;
+-- Retention waits for it, and nobody reads for it here any more.
+SELECT tasker.drop_event_consumer('tasker.waits');
 SELECT tasker.unregister_executor((SELECT id FROM executor));
