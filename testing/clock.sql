@@ -74,6 +74,9 @@ CROSS JOIN LATERAL (
 	UNION ALL
 	SELECT s.last_attempted_at, s.last_attempted_at + make_interval(secs => s.timeout_seconds), 'timeout'
 	WHERE s.state = 'in_progress' AND s.timeout_seconds IS NOT NULL
+	UNION ALL
+	SELECT w.since, w.until, 'wait' FROM tasker.waiting_steps w
+	WHERE s.state = 'in_progress' AND w.workflow_step_id = s.workflow_step_id AND w.until IS NOT NULL
 ) delay
 WHERE t.state IN ('pending', 'in_progress')
 UNION ALL
@@ -84,7 +87,7 @@ WHERE t.state IN ('pending', 'in_progress');
 COMMENT ON VIEW tasker_testing.pending_delays IS
 'What open tasks wait for by the clock; play_next_delay() plays the first. Ask by task_id.';
 COMMENT ON COLUMN tasker_testing.pending_delays.reason IS
-'backoff (computed for the failed step), requested (by its handler), timeout (the end of an attempt''s time), or reenqueue (of the task; no step, and no began_at).';
+'backoff (computed for the failed step), requested (by its handler), timeout (the end of an attempt''s time), wait (the end of a sleep, or of the patience with which a step waits for an event), or reenqueue (of the task; no step, and no began_at).';
 
 CREATE FUNCTION tasker_testing.play_delays(task_ids bigint[], within interval, since timestamptz DEFAULT NULL) RETURNS interval
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE

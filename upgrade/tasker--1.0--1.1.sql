@@ -149,6 +149,17 @@ ALTER TABLE tasker.handlers
 
 COMMENT ON COLUMN tasker.handlers.task_namespace_id IS 'The isolated namespace whose steps it is for; NULL: all namespaces that are not isolated share it.';
 
+ALTER TABLE tasker.named_tasks_named_steps ADD COLUMN waits_for jsonb
+	CONSTRAINT template_step_waits_for_time_or_event CHECK (waits_for ? 'sleep' OR waits_for ? 'await_event');
+
+COMMENT ON COLUMN tasker.named_tasks_named_steps.waits_for IS 'The sleep or await_event of a step that no executor runs, under that key; handler_id is then tasker.sleep or tasker.await_event. NULL: an executor runs it.';
+
+CREATE INDEX template_steps_that_wait ON tasker.named_tasks_named_steps (named_task_id) WHERE waits_for IS NOT NULL;
+COMMENT ON INDEX tasker.template_steps_that_wait IS 'Serves whoever asks, once after each change of definitions, which templates wait for what.';
+
+COMMENT ON FUNCTION tasker.register_task_template(jsonb) IS
+'Registers a workflow definition and returns its named_task_id. Keys: name*, namespace_name (default), version (0.1.0), description, task_handler_class and module_namespace (for your information), default_dependent_system, named_steps (if given, every step is among them), schema (JSON Schema of the contexts of its tasks, draft 4, 6 or 7), environments (by name, each with keys to override: objects are merged key by key, step_templates by name; the one that tasker.environment names counts, all are checked), step_templates* of name*, handler_class* (or, for a step that waits, sleep or await_event: see docs/waiting.md), description, dependent_system, depends_on_step, depends_on_steps, default_retryable (true), default_retry_limit (3), skippable (false), handler_config, custom_events of name* and description (see register_event), priority (0), timeout_seconds, backoff_base_seconds, backoff_cap_seconds, backoff_jitter. A step that is not retryable gets one attempt, and a crash of its executor counts as one. The whole template is validated before anything is written. Equal content in the same environment under the same version is a no-op. Errors: 22023 invalid template; TK003 other content or environment under a version that already has tasks. Concurrent registrations of one version wait for each other.';
+
 CREATE INDEX template_steps_by_named_step ON tasker.named_tasks_named_steps (named_step_id);
 
 COMMENT ON INDEX tasker.template_steps_by_named_step IS 'Serves row security: does a template that a role sees use the step.';
@@ -540,6 +551,114 @@ COMMENT ON TABLE tasker.log_marks IS
 -- Custom events that somebody has published. What tasker announces itself is
 -- not stored again: the transition logs are its events.
 
+-- Steps that wait for a time or for an event: what the template says, resolved
+-- against the context of the task when the wait begins.
+
+CREATE TABLE tasker.step_waits (
+	workflow_step_id bigint PRIMARY KEY,
+	sort_key integer NOT NULL,
+	since timestamptz NOT NULL,
+	until timestamptz,
+	event_name text,
+	match jsonb,
+	of_task bigint,
+	events_since timestamptz,
+	namespaces integer[],
+	event jsonb,
+	CONSTRAINT step_waits_for_time_or_event CHECK ((event_name IS NULL) = (match IS NULL) AND (event_name IS NOT NULL OR until IS NOT NULL))
+) WITH (autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0);
+COMMENT ON TABLE tasker.step_waits IS
+'A row for each step that waits now. Written by the orchestrator in the transaction that moves the step to in_progress, and removed in the one that ends the wait; where somebody else has moved the step, by the batch that reads of it. See waiting_steps.';
+COMMENT ON COLUMN tasker.step_waits.sort_key IS 'The transition to in_progress; once the step has another one, the row means nothing.';
+COMMENT ON COLUMN tasker.step_waits.until IS 'When it ends: of a sleep its end, of an event the time limit. NULL: no limit.';
+COMMENT ON COLUMN tasker.step_waits.event_name IS 'The event that is awaited; NULL: it sleeps.';
+COMMENT ON COLUMN tasker.step_waits.match IS 'What the payload must have under these keys.';
+COMMENT ON COLUMN tasker.step_waits.of_task IS 'The task that the event must be of (own_task); NULL: any.';
+COMMENT ON COLUMN tasker.step_waits.events_since IS 'Earlier events do not count.';
+COMMENT ON COLUMN tasker.step_waits.namespaces IS 'The event must be of a task in one of these; NULL: of any, or of none.';
+COMMENT ON COLUMN tasker.step_waits.event IS 'The event that has come, until the orchestrator completes the step with it.';
+CREATE INDEX step_waits_by_match ON tasker.step_waits (event_name, jsonb_hash_extended(match, coalesce(of_task, 0))) WHERE event_name IS NOT NULL;
+COMMENT ON INDEX tasker.step_waits_by_match IS 'Serves deliver_events(): who waits for an event.';
+
+CREATE VIEW tasker.waiting_steps AS
+SELECT s.task_id, w.workflow_step_id, n.name AS step_name, w.sort_key AS claim,
+	CASE WHEN w.event_name IS NULL THEN 'time' ELSE 'event' END AS waits_for,
+	w.since, w.until, w.event_name, w.match, w.of_task IS NOT NULL AS own_task
+FROM tasker.step_waits w
+JOIN tasker.workflow_steps s ON s.workflow_step_id = w.workflow_step_id
+JOIN tasker.named_steps n ON n.named_step_id = s.named_step_id
+WHERE s.state = 'in_progress' AND s.sort_key = w.sort_key;
+COMMENT ON VIEW tasker.waiting_steps IS
+'What each waiting step waits for (time or event), since when, and until when: the end of its sleep or of its patience, NULL where it has none. Whoever must end a wait by hand has the claim for complete_step() here.';
+COMMENT ON COLUMN tasker.waiting_steps.match IS 'What the payload of the event must have under these keys.';
+COMMENT ON COLUMN tasker.waiting_steps.own_task IS 'Only events of the step''s own task count.';
+
+-- Values come from contexts, which anybody may have written: whatever is wrong
+-- with one is the result, not an error.
+CREATE FUNCTION tasker.resolve_wait(waits_for jsonb, context jsonb, task_id bigint, at timestamptz,
+	OUT until timestamptz, OUT event_name text, OUT match jsonb, OUT of_task bigint, OUT problem text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET timezone = 'UTC'
+SET datestyle = 'ISO, YMD'
+AS $$
+DECLARE
+	sleep jsonb := waits_for -> 'sleep';
+	awaited jsonb := waits_for -> 'await_event';
+	key text := sleep ->> 'until_context';
+	pair record;
+	value jsonb;
+BEGIN
+	IF sleep ? 'for' THEN
+		until := at + (sleep ->> 'for')::interval;
+		RETURN;
+	ELSIF sleep IS NOT NULL THEN
+		IF jsonb_typeof(context -> key) IS DISTINCT FROM 'string' THEN
+			problem := format('the context has %s under "%s", not a time as a string', coalesce('a value of type ' || jsonb_typeof(context -> key), 'nothing'), key);
+			RETURN;
+		END IF;
+		BEGIN
+			until := (context ->> key)::timestamptz;
+		EXCEPTION WHEN data_exception THEN
+			problem := format('the context has no time under "%s": %s', key, SQLERRM);
+			RETURN;
+		END;
+		IF NOT isfinite(until) THEN
+			problem := format('the context has no time under "%s", but "%s"', key, until);
+		END IF;
+		RETURN;
+	END IF;
+	event_name := awaited ->> 'name';
+	match := '{}';
+	FOR pair IN SELECT m.key, m.value FROM jsonb_each(coalesce(awaited -> 'match', '{}')) m ORDER BY m.key LOOP
+		IF jsonb_typeof(pair.value) = 'object' THEN
+			value := pair.value -> 'value';
+		ELSE
+			key := pair.value #>> '{}';
+			value := context -> key;
+			IF coalesce(jsonb_typeof(value), 'null') NOT IN ('string', 'number', 'boolean') THEN
+				problem := format('the context has %s under "%s", with which "%s" of event "%s" cannot be compared',
+					coalesce('a value of type ' || jsonb_typeof(value), 'nothing'), key, pair.key, event_name);
+				RETURN;
+			END IF;
+		END IF;
+		IF pair.key = 'task_id' AND value::text !~ '^\d{1,18}$' THEN
+			problem := format('%s is no number of a task, by which event "%s" could be told', value, event_name);
+			RETURN;
+		END IF;
+		match := match || jsonb_build_object(pair.key, value);
+	END LOOP;
+	IF awaited -> 'own_task' = 'true' THEN
+		of_task := task_id;
+	END IF;
+	IF awaited ? 'timeout_seconds' THEN
+		until := at + make_interval(secs => (awaited ->> 'timeout_seconds')::double precision);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION tasker.resolve_wait(jsonb, jsonb, bigint, timestamptz) IS
+'What a step waits for that begins to wait now: waits_for of its template with the values of the context. A time without a zone is of UTC. problem says what is wrong with a value; then nothing else counts. For the orchestrator.';
+
 CREATE TABLE tasker.published_events (
 	event_id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
 	name text NOT NULL,
@@ -549,12 +668,20 @@ CREATE TABLE tasker.published_events (
 	xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
 	role text NOT NULL,
 	payload jsonb NOT NULL
-		CONSTRAINT event_payload_is_an_object CHECK (jsonb_typeof(payload) = 'object')
+		CONSTRAINT event_payload_is_an_object CHECK (jsonb_typeof(payload) = 'object'),
+	awaited boolean NOT NULL DEFAULT false
 );
 
 COMMENT ON TABLE tasker.published_events IS 'Custom events as publish_event() was given them. Insert-only but for retention.';
 
 COMMENT ON COLUMN tasker.published_events.xact_id IS 'The transaction that published it: consumers resume from a snapshot of these.';
+
+COMMENT ON COLUMN tasker.published_events.awaited IS 'Steps of some template may wait for it: only such events are entered into the indexes that serve these.';
+
+CREATE INDEX awaited_events_by_name ON tasker.published_events (name, created_at) WHERE awaited;
+COMMENT ON INDEX tasker.awaited_events_by_name IS 'Serves steps that begin to wait for any event of a name: the first since their task was created.';
+CREATE INDEX awaited_events_by_payload ON tasker.published_events USING gin (payload jsonb_path_ops) WITH (fastupdate = off) WHERE awaited;
+COMMENT ON INDEX tasker.awaited_events_by_payload IS 'Serves steps that begin to wait for an event with values of their own: is it there already.';
 
 CREATE INDEX published_events_by_transaction ON tasker.published_events (xact_id);
 
@@ -1139,6 +1266,73 @@ COMMENT ON COLUMN tasker.events.owner_id IS 'The task, step or published event t
 
 COMMENT ON COLUMN tasker.events.sort_key IS 'Place in the owner''s log; 0 for custom events.';
 
+-- Events for the steps that wait for them: those that came before the wait, and
+-- those that come while it lasts.
+
+CREATE FUNCTION tasker.has_all(payload jsonb, match jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+	SELECT NOT EXISTS (SELECT FROM jsonb_each(match) m WHERE payload -> m.key IS DISTINCT FROM m.value);
+END;
+COMMENT ON FUNCTION tasker.has_all(jsonb, jsonb) IS 'Whether a payload has equal values under all keys of the match.';
+
+CREATE FUNCTION tasker.received_event(event_key text, name text, occurred_at timestamptz, payload jsonb) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+	SELECT jsonb_build_object('event_key', event_key, 'name', name, 'occurred_at', occurred_at, 'payload', payload);
+END;
+COMMENT ON FUNCTION tasker.received_event(text, text, timestamptz, jsonb) IS 'An event as the results of the step that has waited for it.';
+
+-- Each kind of wait has its index, and the planner, held to plain index scans
+-- elsewhere, may use the one that is no btree.
+CREATE FUNCTION tasker.first_event(event_name text, match jsonb, of_task bigint, events_since timestamptz, namespaces integer[]) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_bitmapscan = on
+SET enable_seqscan = off
+SET jit = off
+AS $$
+#variable_conflict use_variable
+DECLARE
+	result jsonb;
+BEGIN
+	IF event_name ~ '^(task|step)\.' THEN
+		SELECT tasker.received_event(v.event_key, v.name, v.occurred_at, v.payload) INTO result
+		FROM tasker.events v
+		WHERE v.task_id = (match ->> 'task_id')::bigint AND v.name = event_name AND v.category <> 'custom' AND tasker.has_all(v.payload, match)
+			AND (namespaces IS NULL OR (SELECT t.task_namespace_id FROM tasker.tasks t WHERE t.task_id = v.task_id) = ANY (namespaces))
+		ORDER BY v.occurred_at, v.owner_id, v.sort_key LIMIT 1;
+	ELSIF of_task IS NOT NULL THEN
+		SELECT tasker.received_event('event:' || e.event_id, e.name, e.created_at, tasker.custom_event_payload(e)) INTO result
+		FROM tasker.published_events e
+		WHERE e.task_id = of_task AND e.name = event_name AND e.created_at >= events_since AND tasker.has_all(e.payload, match)
+		ORDER BY e.created_at, e.event_id LIMIT 1;
+	ELSIF match = '{}' THEN
+		SELECT tasker.received_event('event:' || e.event_id, e.name, e.created_at, tasker.custom_event_payload(e)) INTO result
+		FROM tasker.published_events e
+		WHERE e.awaited AND e.name = event_name AND e.created_at >= events_since
+			AND (namespaces IS NULL OR (SELECT t.task_namespace_id FROM tasker.tasks t WHERE t.task_id = e.task_id) = ANY (namespaces))
+		ORDER BY e.created_at, e.event_id LIMIT 1;
+	ELSE
+		WITH candidate AS MATERIALIZED (
+			SELECT e.event_id, e.created_at, e.name, e.task_id, e.payload FROM tasker.published_events e
+			WHERE e.awaited AND e.payload @> match
+		)
+		SELECT tasker.received_event('event:' || e.event_id, e.name, e.created_at, tasker.custom_event_payload(e)) INTO result
+		FROM (
+			SELECT c.event_id FROM candidate c
+			WHERE c.name = event_name AND c.created_at >= events_since AND tasker.has_all(c.payload, match)
+				AND (namespaces IS NULL OR (SELECT t.task_namespace_id FROM tasker.tasks t WHERE t.task_id = c.task_id) = ANY (namespaces))
+			ORDER BY c.created_at, c.event_id LIMIT 1
+		) first
+		JOIN tasker.published_events e ON e.event_id = first.event_id;
+	END IF;
+	RETURN result;
+END
+$$;
+COMMENT ON FUNCTION tasker.first_event(text, jsonb, bigint, timestamptz, integer[]) IS
+'The oldest event that a step could have waited for, of those that are there already; NULL where there is none. Of system events all that the history of the task has count. For the orchestrator.';
+
 CREATE OR REPLACE VIEW tasker.stat_orchestrator AS
 SELECT s.status, s.pid, s.started_at, s.last_batch_at, s.batches, s.log_rows, s.claims, s.notifications,
 	s.errors, s.last_error, c.position, c.saved_at AS checkpoint_at,
@@ -1347,6 +1541,11 @@ BEGIN ATOMIC
 	JOIN tasker.tasks t ON t.task_id = s.task_id
 	JOIN tasker.named_tasks nt ON nt.named_task_id = t.named_task_id
 	LEFT JOIN tasker.handlers h ON h.handler_id = s.handler_id
+	LEFT JOIN tasker.waiting_steps wait ON s.state = 'in_progress' AND wait.workflow_step_id = s.workflow_step_id
+	CROSS JOIN LATERAL (
+		SELECT EXISTS (SELECT FROM tasker.named_tasks_named_steps ts
+			WHERE ts.named_task_id = t.named_task_id AND ts.named_step_id = s.named_step_id AND ts.waits_for IS NOT NULL) AS waits
+	) rule
 	LEFT JOIN tasker.stat_executors e ON s.state = 'in_progress' AND e.executor_id = s.executor_id
 	LEFT JOIN LATERAL (
 		SELECT count(*) AS n, count(*) FILTER (WHERE x.capacity = 0) AS pulling,
@@ -1363,6 +1562,17 @@ BEGIN ATOMIC
 	) turn ON true
 	CROSS JOIN LATERAL (
 		SELECT CASE
+			WHEN wait.waits_for = 'time' AND wait.until <= tasker.now() THEN
+				format('It has slept until %s: the orchestrator completes it with its next batch.', tasker.time_of_day(wait.until))
+			WHEN wait.waits_for = 'time' THEN
+				format('It sleeps since %s, until %s.', tasker.time_of_day(wait.since), tasker.time_of_day(wait.until))
+			WHEN wait.waits_for = 'event' THEN
+				format('It waits since %s for event %s%s%s, %s.', tasker.time_of_day(wait.since), wait.event_name,
+					CASE WHEN wait.match = '{}' THEN '' ELSE ' with ' || left(wait.match::text, 200) END,
+					CASE WHEN wait.own_task THEN ' of its own task' ELSE '' END,
+					coalesce('until ' || tasker.time_of_day(wait.until), 'without a time limit'))
+			WHEN r.ready_for_execution AND rule.waits THEN
+				'It is about to begin its wait: the orchestrator lets it do so with its next batch.'
 			WHEN s.state = 'in_progress' AND e.executor_id IS NULL THEN
 				format('It is in progress since %s, with no executor: a session runs it, or somebody has moved it by hand.', tasker.time_of_day(s.last_attempted_at))
 			WHEN s.state = 'in_progress' AND e.ended_at IS NOT NULL THEN
@@ -1372,7 +1582,7 @@ BEGIN ATOMIC
 					CASE WHEN s.timeout_seconds IS NULL THEN ', without a timeout'
 						ELSE format('; it times out at %s', tasker.time_of_day(s.last_attempted_at + make_interval(secs => s.timeout_seconds))) END)
 			WHEN s.state = 'error' AND NOT r.retry_eligible THEN
-				format('It has failed for good,%s after %s of %s attempts: %s', CASE WHEN s.failed_permanently THEN ' by the word of its executor,' ELSE '' END,
+				format('It has failed for good,%s after %s of %s attempts: %s', CASE WHEN s.failed_permanently AND NOT rule.waits THEN ' by the word of its executor,' ELSE '' END,
 					s.attempts, greatest(s.retry_limit, 1), left(s.results ->> 'error', 200))
 			WHEN s.state = 'error' AND s.next_retry_at > tasker.now() THEN
 				format('It has failed (attempt %s of %s: %s) and is tried again at %s.', s.attempts, greatest(s.retry_limit, 1), left(s.results ->> 'error', 200),
@@ -1396,6 +1606,9 @@ BEGIN ATOMIC
 				format('It is ready, and an executor of handler %s is free: the orchestrator gives it out with its next batch.', h.name)
 			END AS reason,
 			CASE
+			WHEN wait.workflow_step_id IS NOT NULL THEN
+				format('Not to wait: SELECT tasker.complete_step(%s, %s, %L);', s.workflow_step_id, wait.claim, '{}')
+			WHEN rule.waits AND s.state = 'pending' THEN NULL
 			WHEN s.state = 'in_progress' AND e.executor_id IS NULL THEN format('SELECT * FROM tasker.task_timeline(%s);', s.task_id)
 			WHEN s.state = 'in_progress' AND e.ended_at IS NOT NULL THEN NULL
 			WHEN s.state = 'in_progress' THEN format('Look at that program. To take the step back: SELECT tasker.unregister_executor(%s);', e.executor_id)
@@ -1420,7 +1633,6 @@ BEGIN ATOMIC
 	ORDER BY s.workflow_step_id
 	LIMIT 20;
 END;
-
 COMMENT ON FUNCTION tasker.why_steps(bigint) IS
 'What the steps of an open task wait for that are the next to move, the first twenty. Read by why().';
 
@@ -1694,6 +1906,75 @@ END;
 COMMENT ON FUNCTION tasker.prometheus_metrics(boolean) IS
 'The view metrics in the text format of Prometheus (version 0.0.4), to be served to a scrape as it is, in UTF-8; with_states: state_metrics as well, which reads all tasks and steps. Changes nothing. For monitoring: grant_observer() without a namespace is enough.';
 
+CREATE OR REPLACE FUNCTION tasker.ended_attempts(since timestamptz)
+RETURNS TABLE (workflow_step_id bigint, sort_key integer, state tasker.state, started_at timestamptz, ended_at timestamptz, metadata jsonb)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 10000
+SET enable_seqscan = off
+SET jit = off
+BEGIN ATOMIC
+	SELECT l.workflow_step_id, l.sort_key, l.to_state,
+		(SELECT claim.created_at FROM tasker.workflow_step_transition_log claim
+			WHERE claim.workflow_step_id = l.workflow_step_id AND claim.sort_key = l.sort_key - 10),
+		l.created_at, CASE WHEN l.to_state = 'error' THEN l.metadata END
+	FROM tasker.workflow_step_transition_log l
+	WHERE l.created_at >= coalesce(since, '-infinity')
+		AND l.from_state = 'in_progress' AND l.to_state IN ('complete', 'error')
+		AND (l.metadata IS NULL OR NOT l.metadata ? 'waited');
+END;
+COMMENT ON FUNCTION tasker.ended_attempts(timestamptz) IS
+'The attempts that were completed or failed since then (NULL: ever), with the time of their claim, and the metadata of those that failed; waits that have ended well are none. Read by the analytics.';
+
+-- Events brought to the steps that wait for them.
+
+CREATE FUNCTION tasker.deliver_event_page(names text[], event_keys text[], occurred_at timestamptz[], task_ids bigint[], payloads jsonb[]) RETURNS bigint
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_deliver_event_page';
+COMMENT ON FUNCTION tasker.deliver_event_page(text[], text[], timestamptz[], bigint[], jsonb[]) IS
+'Gives each waiting step the first of these events, in their order, that it waits for, and returns how many steps have got one; the next batch of the orchestrator completes them. An event that comes twice does no harm. Waits for a batch that is running. For deliver_events(). Error: 2202E the arrays are not of one length.';
+
+CREATE FUNCTION tasker.awaited_patterns() RETURNS text[]
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+	-- A consumer has no more than a hundred patterns.
+	SELECT CASE WHEN count(*) > 100 THEN '{*}' ELSE coalesce(array_agg(a.name ORDER BY a.name), '{}') END
+	FROM (SELECT DISTINCT ts.waits_for -> 'await_event' ->> 'name' AS name FROM tasker.named_tasks_named_steps ts
+		WHERE ts.waits_for IS NOT NULL AND ts.waits_for ? 'await_event') a;
+END;
+COMMENT ON FUNCTION tasker.awaited_patterns() IS 'Which events templates wait for, as patterns of a consumer; empty where none does. For deliver_events().';
+
+CREATE FUNCTION tasker.deliver_events(max integer DEFAULT 1000) RETURNS bigint
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	awaited text[] := tasker.awaited_patterns();
+	page record;
+	delivered bigint := 0;
+BEGIN
+	-- The lock of the orchestration before the row of the consumer; refuses where nothing can be written.
+	PERFORM tasker.deliver_event_page('{}', '{}', '{}', '{}', '{}');
+	IF awaited = '{}' OR NOT EXISTS (SELECT FROM tasker.orchestrator_checkpoint c JOIN tasker.home h ON h.identifier = c.system_identifier) THEN
+		RETURN 0;
+	END IF;
+	IF NOT EXISTS (SELECT FROM tasker.event_consumers c WHERE c.name = 'tasker.waits' AND c.patterns = awaited) THEN
+		-- Templates that wait have made it; whoever drops it has all that happened delivered again.
+		PERFORM tasker.create_event_consumer('tasker.waits', awaited, true);
+	END IF;
+	LOOP
+		SELECT array_agg(e.name ORDER BY e.place) AS names, array_agg(e.event_key ORDER BY e.place) AS keys,
+			array_agg(e.occurred_at ORDER BY e.place) AS times, array_agg(e.task_id ORDER BY e.place) AS tasks,
+			array_agg(e.payload ORDER BY e.place) AS payloads, count(*) AS n
+		INTO page
+		FROM tasker.read_events('tasker.waits', max) WITH ORDINALITY
+			e (event_key, name, category, task_id, step_id, occurred_at, payload, place);
+		EXIT WHEN page.n = 0;
+		delivered := delivered + tasker.deliver_event_page(page.names, page.keys, page.times, page.tasks, page.payloads);
+	END LOOP;
+	RETURN delivered;
+END
+$$;
+COMMENT ON FUNCTION tasker.deliver_events(integer) IS
+'Reads what has happened since it was called last, max events at a time, and gives it to the steps that wait for it; returns how many steps have got an event. The next batch of the orchestrator, of the worker or orchestrate(), completes them. Reads as the consumer tasker.waits of the events that templates wait for. The background worker does the same by itself after each batch. Nothing is delivered in a database that comes from another server and is not adopted. Error: 22023 max is not between 1 and 10000.';
+
 -- check(): every invariant, amcheck-style. Nothing comes back when all is well.
 --
 -- The function is STABLE, so all its queries see the one snapshot of the query
@@ -1952,6 +2233,8 @@ BEGIN
 			s.state = 'pending' AND waiting.workflow_step_id IS NULL
 				AND NOT EXISTS (SELECT FROM tasker.orchestrator_checkpoint c WHERE c.paused_at IS NOT NULL) AS ready,
 			task.concurrent, task.coordinator_strategy,
+			EXISTS (SELECT FROM tasker.named_tasks_named_steps ts
+				WHERE ts.named_task_id = task.named_task_id AND ts.named_step_id = s.named_step_id AND ts.waits_for IS NOT NULL) AS waits,
 			s.state = 'error' AND waiting.workflow_step_id IS NULL AND NOT s.failed_permanently
 				AND (s.attempts = 0 OR (s.retryable AND s.attempts < s.retry_limit)) AS retrying
 		FROM task
@@ -1998,6 +2281,27 @@ BEGIN
 	FROM progress
 	WHERE progress.done
 	UNION ALL
+	-- A step that waits has its row, and a timer where its wait has an end or is over.
+	SELECT 'wait_is_missing', 'step', step.workflow_step_id, format('task %s, in progress at sort_key %s', step.task_id, step.sort_key)
+	FROM step
+	WHERE step.current_state = 'in_progress' AND step.waits
+		AND NOT EXISTS (SELECT FROM tasker.step_waits w WHERE w.workflow_step_id = step.workflow_step_id AND w.sort_key = step.sort_key)
+	UNION ALL
+	SELECT 'wait_has_no_timer', 'step', step.workflow_step_id,
+		format('task %s, %s', step.task_id, CASE WHEN w.event IS NOT NULL THEN 'its event has come' ELSE 'until ' || w.until END)
+	FROM step
+	JOIN tasker.step_waits w ON w.workflow_step_id = step.workflow_step_id AND w.sort_key = step.sort_key
+	WHERE (w.event IS NOT NULL OR w.until IS NOT NULL)
+		AND NOT EXISTS (SELECT FROM tasker.timers i WHERE i.workflow_step_id = w.workflow_step_id AND i.sort_key = w.sort_key)
+	UNION ALL
+	-- The row of a wait goes when the step does.
+	SELECT 'wait_of_step_that_does_not_wait', 'step', w.workflow_step_id,
+		coalesce(format('the step is %s at sort_key %s, the wait began at %s', s.state, s.sort_key, w.sort_key), 'the step does not exist')
+	FROM tasker.step_waits w
+	LEFT JOIN tasker.workflow_steps s ON s.workflow_step_id = w.workflow_step_id
+	WHERE (s.state IS DISTINCT FROM 'in_progress' OR s.sort_key <> w.sort_key)
+		AND NOT EXISTS (SELECT FROM unread WHERE unread.task_id = s.task_id)
+	UNION ALL
 	-- A step in progress is with an executor that lives. Ending an executor
 	-- writes no log row, so its steps get a minute to be taken from it.
 	SELECT 'step_is_with_ended_executor', 'step', step.workflow_step_id,
@@ -2014,12 +2318,12 @@ CREATE VIEW tasker.capability_privileges AS
 WITH own (capability, privilege, everywhere, objects) AS (VALUES
 	-- Looking: tables (row security shows of them what is the role's), views and functions that run with the caller's rights.
 	('observer', 'SELECT', false, 'task_namespaces named_tasks named_tasks_named_steps named_step_edges named_step_events named_steps handlers
-		custom_events published_events tasks workflow_steps task_transition_log workflow_step_transition_log task_annotations task_reenqueues capability_grants
+		custom_events published_events tasks workflow_steps task_transition_log workflow_step_transition_log task_annotations task_reenqueues step_waits capability_grants
 		annotation_types(annotation_type_id,name,created_at) orchestrator_checkpoint
 		executors(executor_id,name,handlers,capacity,detached,lease,role,registered_at,last_heartbeat_at,ended_at,end_reason)
 		allowed_transitions annotations event_definitions events role_grants stat_executors stat_templates step_dag_relationships step_durations
 		step_readiness_statuses task_execution_contexts task_summaries task_templates task_transitions task_workflow_summaries
-		workflow_step_edges workflow_step_transitions capability_privileges home'),
+		workflow_step_edges workflow_step_transitions waiting_steps capability_privileges home'),
 	('observer', 'SELECT', true, 'annotation_types dependent_systems dependent_system_object_maps history_periods log_marks event_consumers task_schedules timers work_queue tasks_task_id_seq workflow_steps_workflow_step_id_seq
 		stat_history stat_horizon stat_orchestrator stat_latencies stat_event_consumers stat_tasks stat_handlers metrics state_metrics'),
 	('observer', 'EXECUTE', false, 'now legal_transitions transition_event event_payload_keys event_payload_schema
@@ -2047,7 +2351,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 	('operator', 'EXECUTE', false, 'cancel_task retry_task resolve_task cancel_step retry_step resolve_step update_task update_step reenqueue_task
 		transition_task transition_step safe_transition_task safe_transition_step conditional_transition_task conditional_transition_step
 		pause resume finalize_task retry_due_steps annotate_task remove_annotation execute_step coordinate_task'),
-	('operator', 'EXECUTE', true, 'orchestrate unregister_executor announce_events start_scheduled_tasks'),
+	('operator', 'EXECUTE', true, 'orchestrate unregister_executor announce_events deliver_events deliver_event_page awaited_patterns start_scheduled_tasks'),
 	('admin', 'EXECUTE', false, 'register_task_template register_task_template_yaml deprecate_task_template describe_namespace pause resume
 		grant_observer grant_producer grant_executor grant_operator grant_admin revoke_role'),
 	('admin', 'EXECUTE', true, 'describe_dependent_system register_event set_event_schema map_objects prune_tasks upkeep rebuild_accelerators reset_stats')
@@ -2063,7 +2367,6 @@ SELECT i.capability, i.privilege, split_part(o.object, '(', 1) AS object,
 	nullif(rtrim(split_part(o.object, '(', 2), ')'), '') AS columns, i.everywhere
 FROM included i
 CROSS JOIN LATERAL regexp_split_to_table(trim(i.objects), '\s+') o (object);
-
 COMMENT ON VIEW tasker.capability_privileges IS
 'What each capability takes: EXECUTE on functions and procedures of a name, SELECT on tables and views, some by columns (NULL: the whole). everywhere: only where it is granted for all namespaces. The grant functions, the documentation and the tests go by it; what is not here is for the owner of the extension.';
 
@@ -2354,6 +2657,7 @@ BEGIN
 		('workflow_step_transition_log', 'tasker.sees_step(workflow_step_id)'),
 		('work_queue', 'tasker.sees_step(workflow_step_id)'),
 		('timers', 'tasker.sees_step(workflow_step_id)'),
+		('step_waits', 'tasker.sees_step(workflow_step_id)'),
 		('published_events', 'task_id IS NOT NULL AND tasker.sees_task(task_id)'),
 		('executors', 'tasker.sees_role(role)'),
 		('capability_grants', 'tasker.sees_role(role_name) OR task_namespace_id = ANY ((SELECT tasker.visible_namespaces())::integer[])'),
@@ -2380,15 +2684,20 @@ SELECT pg_catalog.pg_extension_config_dump('tasker.capability_grants', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.event_consumers', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.published_events', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.published_events_event_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('tasker.step_waits', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.task_schedules', '');
 
 -- Nothing new is reachable by PUBLIC.
 REVOKE ALL ON TABLE tasker.capability_grants, tasker.capability_privileges, tasker.event_consumers, tasker.events, tasker.home, tasker.log_marks,
 	tasker.metrics, tasker.published_events, tasker.role_grants, tasker.stat_event_consumers, tasker.stat_handlers, tasker.stat_latencies,
-	tasker.stat_tasks, tasker.state_metrics, tasker.task_schedules FROM PUBLIC;
+	tasker.stat_tasks, tasker.state_metrics, tasker.task_schedules,
+	tasker.step_waits, tasker.waiting_steps FROM PUBLIC;
 REVOKE ALL ON SEQUENCE tasker.log_marks_mark_id_seq, tasker.published_events_event_id_seq FROM PUBLIC;
 REVOKE ALL ON ROUTINE tasker.announce_events(integer), tasker.apply_grants(text), tasker.create_event_consumer(text, text[], boolean),
-	tasker.create_requested_task(jsonb), tasker.custom_event_payload(tasker.published_events), tasker.drop_event_consumer(text),
+	tasker.create_requested_task(jsonb), tasker.awaited_patterns(), tasker.custom_event_payload(tasker.published_events), tasker.deliver_event_page(text[], text[], timestamp with time zone[], bigint[], jsonb[]),
+	tasker.deliver_events(integer), tasker.drop_event_consumer(text), tasker.first_event(text, jsonb, bigint, timestamp with time zone, integer[]),
+	tasker.has_all(jsonb, jsonb), tasker.received_event(text, text, timestamp with time zone, jsonb),
+	tasker.resolve_wait(jsonb, jsonb, bigint, timestamp with time zone),
 	tasker.ensure_template_handlers(integer, text[]), tasker.event_payload_keys(), tasker.event_payload_schema(text), tasker.executor_measures(),
 	tasker.grant_admin(text, text), tasker.grant_executor(text, text), tasker.grant_observer(text, text), tasker.grant_operator(text, text),
 	tasker.grant_producer(text, text), tasker.handler_scope(integer), tasker.handlers_of_role(text, text[]), tasker.isolate_namespace(integer),
@@ -2424,7 +2733,7 @@ BEGIN
 			('executor_measures', true, ARRAY['stat_executors']),
 			('event_payload_schema', true, ARRAY['event_definitions']), ('event_payload_keys', true, ARRAY['event_definitions']),
 			('position_read_by_consumers', true, ARRAY['stat_history']), ('event_consumers', false, ARRAY['stat_history']),
-			('home', false, ARRAY['stat_orchestrator', 'stat_history', 'check'])) n (name, is_routine, readers)
+			('home', false, ARRAY['stat_orchestrator', 'stat_history', 'check']), ('step_waits', false, ARRAY['check'])) n (name, is_routine, readers)
 		CROSS JOIN LATERAL (
 			SELECT p.oid FROM pg_proc p WHERE n.is_routine AND p.pronamespace = 'tasker'::regnamespace AND p.proname = n.name
 			UNION ALL

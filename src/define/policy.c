@@ -16,18 +16,26 @@
 
 static MemoryContext cache_context = NULL;
 static HTAB *cache = NULL;		/* NULL: nobody says anything */
+static bool any_waits = false;
 static uint64 cache_generation = 0;
 
 /* The built-ins that come first are the defaults, see strategy.c; the identity has no part in running. */
+#define POLICIES(waits) \
+	"SELECT p.* FROM (" \
+	"  SELECT nt.named_task_id, nt.concurrent, nt.owner, nt.coordinator_strategy, nt.reenqueuer_strategy," \
+	"         nt.identity_strategy, nt.backoff_strategy, " waits " AS waits" \
+	"    FROM tasker.named_tasks nt) p" \
+	" WHERE NOT p.concurrent OR p.coordinator_strategy <> 'orchestrator' OR p.reenqueuer_strategy <> 'event_driven'" \
+	"    OR p.backoff_strategy <> 'exponential' OR p.waits"
+
 static KeptQuery READ_POLICIES = {
-	.sql =
-	"SELECT named_task_id, concurrent, owner, coordinator_strategy, reenqueuer_strategy, identity_strategy,"
-	"       backoff_strategy"
-	"  FROM tasker.named_tasks"
-	" WHERE NOT concurrent OR coordinator_strategy <> 'orchestrator' OR reenqueuer_strategy <> 'event_driven'"
-	"    OR backoff_strategy <> 'exponential'",
+	.sql = POLICIES("EXISTS (SELECT 1 FROM tasker.named_tasks_named_steps ts"
+					"         WHERE ts.named_task_id = nt.named_task_id AND ts.waits_for IS NOT NULL)"),
 	.nargs = 0
 };
+
+/* In 1.0 no step waits. */
+static KeptQuery READ_POLICIES_WITHOUT_WAITS = {.sql = POLICIES("false"),.nargs = 0};
 
 void
 RefreshPolicies(void)
@@ -41,11 +49,12 @@ RefreshPolicies(void)
 	if (cache_generation == generation)
 		return;
 	cache = NULL;
+	any_waits = false;
 	cache_generation = 0;
 	if (cache_context == NULL)
 		cache_context = AllocSetContextCreate(TopMemoryContext, "tasker policies", ALLOCSET_SMALL_SIZES);
 	MemoryContextReset(cache_context);
-	n = RunPlainQuery(&READ_POLICIES);
+	n = RunPlainQuery(SchemaVersion() < 101 ? &READ_POLICIES_WITHOUT_WAITS : &READ_POLICIES);
 	caller = MemoryContextSwitchTo(cache_context);
 	control.hcxt = cache_context;
 	if (n > 0)
@@ -57,6 +66,8 @@ RefreshPolicies(void)
 
 		policy->concurrent = RowBool(row, 2);
 		policy->owner = RowText(row, 3);
+		policy->waits = RowBool(row, 8);
+		any_waits |= policy->waits;
 		for (StrategyRole role = 0; role < STRATEGY_ROLES; role++)
 			policy->strategies[role] = RowText(row, 4 + role);
 		policy->dispatched = strcmp(policy->strategies[STRATEGY_COORDINATOR],
@@ -88,4 +99,10 @@ bool
 AnyPolicy(void)
 {
 	return cache != NULL;
+}
+
+bool
+AnyWaits(void)
+{
+	return any_waits;
 }

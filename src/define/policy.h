@@ -14,6 +14,7 @@ typedef struct TaskPolicy
 	int32		named_task_id;	/* hash key */
 	bool		concurrent;		/* false: one step of a task at a time */
 	bool		dispatched;		/* its steps go to executors; false: to a coordinator */
+	bool		waits;			/* it has steps that wait, see waiting_step.h */
 	const char *owner;			/* whom its functions run as */
 	const char *strategies[STRATEGY_ROLES];
 } TaskPolicy;
@@ -32,5 +33,8 @@ extern const TaskPolicy *PolicyOf(int32 named_task_id);
 
 /* Whether there is any template whose policy is not the default. */
 extern bool AnyPolicy(void);
+
+/* Whether there is any template with steps that wait. */
+extern bool AnyWaits(void);
 
 #endif							/* TASKER_POLICY_H */

@@ -27,15 +27,23 @@ static MemoryContext cache_context = NULL;
 static HTAB *cache = NULL;
 static uint64 cache_generation = 0;
 
+#define STEP_TEMPLATES(waits) \
+	"SELECT ts.named_step_id, nt.name, ns.name, h.name, ts.handler_config, nt.owner, " waits \
+	"  FROM tasker.named_tasks_named_steps ts" \
+	"  JOIN tasker.named_tasks nt ON nt.named_task_id = ts.named_task_id" \
+	"  JOIN tasker.named_steps ns ON ns.named_step_id = ts.named_step_id" \
+	"  JOIN tasker.handlers h ON h.handler_id = ts.handler_id" \
+	" WHERE ts.named_task_id = $1" \
+	" ORDER BY ts.named_step_id"
+
 static KeptQuery READ_STEP_TEMPLATES = {
-	.sql =
-	"SELECT ts.named_step_id, nt.name, ns.name, h.name, ts.handler_config, nt.owner"
-	"  FROM tasker.named_tasks_named_steps ts"
-	"  JOIN tasker.named_tasks nt ON nt.named_task_id = ts.named_task_id"
-	"  JOIN tasker.named_steps ns ON ns.named_step_id = ts.named_step_id"
-	"  JOIN tasker.handlers h ON h.handler_id = ts.handler_id"
-	" WHERE ts.named_task_id = $1"
-	" ORDER BY ts.named_step_id",
+	.sql = STEP_TEMPLATES("ts.waits_for IS NOT NULL"),
+	.nargs = 1,.types = {INT4OID}
+};
+
+/* In 1.0 no step waits. */
+static KeptQuery READ_RUN_STEP_TEMPLATES = {
+	.sql = STEP_TEMPLATES("false"),
 	.nargs = 1,.types = {INT4OID}
 };
 
@@ -70,7 +78,7 @@ ReadSteps(CachedTemplate *template)
 {
 	Datum		id = Int32GetDatum(template->named_task_id);
 
-	template->n = (int) RunQuery(&READ_STEP_TEMPLATES, &id, NULL);
+	template->n = (int) RunQuery(SchemaVersion() < 101 ? &READ_RUN_STEP_TEMPLATES : &READ_STEP_TEMPLATES, &id, NULL);
 	template->steps = palloc0(sizeof(StepTemplate) * Max(template->n, 1));
 	for (int i = 0; i < template->n; i++)
 		template->steps[i] = (StepTemplate)
@@ -81,6 +89,7 @@ ReadSteps(CachedTemplate *template)
 			.step_name = RowText(i, 3),
 			.handler = RowText(i, 4),
 			.handler_config = JsonbPGetDatum(DatumGetJsonbPCopy(RowDatum(i, 5, NULL))),
+			.waits = RowBool(i, 7),
 	};
 }
 

@@ -15,6 +15,7 @@ typedef struct StepTemplate
 	const char *step_name;
 	const char *handler;
 	Datum		handler_config; /* jsonb */
+	bool		waits;			/* no executor runs it, see waiting_step.h */
 	int			n_parents;
 	int32	   *parents;		/* named steps; the last in topological order first */
 	int			n_children;

@@ -11,6 +11,7 @@
 #include "define/ownership.h"
 #include "define/template.h"
 #include "define/template_document.h"
+#include "define/waiting_step.h"
 #include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/query.h"
@@ -387,26 +388,26 @@ static KeptQuery ENSURE_NAMED_STEPS = {
 	.nargs = 3,.types = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 };
 
-/* How the handler of a step is found is all that 1.0 does differently. */
-#define INSERT_TEMPLATE_STEPS_BY(handler) \
+/* How the handler of a step is found, and that none may wait, is all that 1.0 does differently. */
+#define INSERT_TEMPLATE_STEPS_BY(handler, more_columns, more_values, more_arrays, more_names) \
 	"INSERT INTO tasker.named_tasks_named_steps (named_task_id, named_step_id, position, handler_id," \
 	"       handler_config, default_retryable, default_retry_limit, skippable, priority," \
-	"       timeout_seconds, backoff_base_seconds, backoff_cap_seconds, backoff_jitter)" \
+	"       timeout_seconds, backoff_base_seconds, backoff_cap_seconds, backoff_jitter" more_columns ")" \
 	" SELECT $1, u.named_step_id, u.ordinality - 1, u.handler_id, coalesce(u.config, '{}')," \
 	"        u.retryable, u.retry_limit, u.skippable, u.priority, nullif(u.timeout, 0)," \
-	"        nullif(u.base, -1), nullif(u.cap, -1), nullif(u.jitter, -1)" \
+	"        nullif(u.base, -1), nullif(u.cap, -1), nullif(u.jitter, -1)" more_values \
 	"   FROM (SELECT u.*, (" handler ") AS handler_id," \
 	"                (SELECT s.named_step_id FROM tasker.named_steps s WHERE s.name = u.name AND s.dependent_system_id =" \
 	"                 (SELECT d.dependent_system_id FROM tasker.dependent_systems d WHERE d.name = u.system)) AS named_step_id" \
 	"   FROM ROWS FROM (unnest($2), unnest($3), unnest($4), unnest($5), unnest($6), unnest($7)," \
-	"                   unnest($8), unnest($9), unnest($10), unnest($11), unnest($12), unnest($13))" \
+	"                   unnest($8), unnest($9), unnest($10), unnest($11), unnest($12), unnest($13)" more_arrays ")" \
 	"        WITH ORDINALITY u(system, name, handler, config, retryable, retry_limit, skippable," \
-	"                          priority, timeout, base, cap, jitter, ordinality)" \
+	"                          priority, timeout, base, cap, jitter, " more_names "ordinality)" \
 	"   OFFSET 0) u WHERE u.named_step_id IS NOT NULL AND u.handler_id IS NOT NULL" \
 	" RETURNING position, named_step_id"
 
 static KeptQuery INSERT_TEMPLATE_STEPS = {
-	.sql = INSERT_TEMPLATE_STEPS_BY("SELECT h.handler_id FROM tasker.handlers h WHERE h.name = u.handler"),
+	.sql = INSERT_TEMPLATE_STEPS_BY("SELECT h.handler_id FROM tasker.handlers h WHERE h.name = u.handler", "", "", "", ""),
 	.nargs = 13,.types = {INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID,
 	BOOLARRAYOID, INT4ARRAYOID, BOOLARRAYOID, INT4ARRAYOID, INT4ARRAYOID, FLOAT8ARRAYOID,
 	FLOAT8ARRAYOID, FLOAT8ARRAYOID}
@@ -414,10 +415,11 @@ static KeptQuery INSERT_TEMPLATE_STEPS = {
 
 static KeptQuery INSERT_SCOPED_TEMPLATE_STEPS = {
 	.sql = INSERT_TEMPLATE_STEPS_BY("SELECT h.handler_id FROM tasker.handlers h"
-									" WHERE h.name = u.handler AND h.task_namespace_id IS NOT DISTINCT FROM tasker.handler_scope($1)"),
-	.nargs = 13,.types = {INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID,
+									" WHERE h.name = u.handler AND h.task_namespace_id IS NOT DISTINCT FROM tasker.handler_scope($1)",
+									", waits_for", ", u.waits_for", ", unnest($14)", "waits_for, "),
+	.nargs = 14,.types = {INT4OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID,
 	BOOLARRAYOID, INT4ARRAYOID, BOOLARRAYOID, INT4ARRAYOID, INT4ARRAYOID, FLOAT8ARRAYOID,
-	FLOAT8ARRAYOID, FLOAT8ARRAYOID}
+	FLOAT8ARRAYOID, FLOAT8ARRAYOID, JSONBARRAYOID}
 };
 
 static KeptQuery INSERT_TEMPLATE_EDGES = {
@@ -533,14 +535,15 @@ WriteSteps(const TemplateDocument *document, int32 named_task_id)
 	enum
 	{
 		ID, SYSTEM, NAME, HANDLER, CONFIG, RETRYABLE, RETRY_LIMIT, SKIPPABLE, PRIORITY, TIMEOUT,
-		BASE, CAP, JITTER, DESCRIPTION, COLUMNS
+		BASE, CAP, JITTER, WAITS_FOR, DESCRIPTION, COLUMNS
 	};
 	static const Oid types[COLUMNS] = {
 		InvalidOid, TEXTOID, TEXTOID, TEXTOID, JSONBOID, BOOLOID, INT4OID, BOOLOID, INT4OID, INT4OID,
-		FLOAT8OID, FLOAT8OID, FLOAT8OID, TEXTOID
+		FLOAT8OID, FLOAT8OID, FLOAT8OID, JSONBOID, TEXTOID
 	};
 	Datum	   *columns[COLUMNS];
 	bool	   *no_config = palloc0(sizeof(bool) * n);
+	bool	   *waits_for_nothing = palloc0(sizeof(bool) * n);
 	Datum		args[COLUMNS];
 	Datum		named_step_args[3];
 	int32	   *step_ids = palloc(sizeof(int32) * n);
@@ -564,11 +567,14 @@ WriteSteps(const TemplateDocument *document, int32 named_task_id)
 		columns[BASE][position] = Float8GetDatum(step->backoff_base_seconds);
 		columns[CAP][position] = Float8GetDatum(step->backoff_cap_seconds);
 		columns[JITTER][position] = Float8GetDatum(step->backoff_jitter);
+		columns[WAITS_FOR][position] = JsonbPGetDatum(step->waits_for);
+		waits_for_nothing[position] = step->waits_for == NULL;
 		columns[DESCRIPTION][position] = CStringGetTextDatum(step->description);
 	}
 	args[ID] = Int32GetDatum(named_task_id);
 	for (int c = SYSTEM; c < COLUMNS; c++)
-		args[c] = NullableArray(columns[c], c == CONFIG ? no_config : NULL, n, types[c]);
+		args[c] = NullableArray(columns[c], c == CONFIG ? no_config : c == WAITS_FOR ? waits_for_nothing : NULL,
+								n, types[c]);
 	named_step_args[0] = args[SYSTEM];
 	named_step_args[1] = args[NAME];
 	named_step_args[2] = args[DESCRIPTION];
@@ -632,6 +638,42 @@ WriteEvents(const TemplateDocument *document, int32 named_task_id, const int32 *
 	WriteStepEvents(named_task_id, events, n);
 }
 
+/* Steps that wait need the SQL that knows of them. */
+static void
+RefuseToWait(const TemplateDocument *document)
+{
+	for (int i = 0; i < document->step_count; i++)
+	{
+		if (document->steps[i].waits_for != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("template \"%s\" has a step that waits, \"%s\", of which the SQL of the extension in this database knows nothing",
+							document->full_name, document->steps[i].name),
+					 errhint("Run ALTER EXTENSION tasker UPDATE.")));
+	}
+}
+
+/* The events that steps wait for; those that the template announces itself are entered by now. */
+static void
+CheckAwaitedEvents(const TemplateDocument *document)
+{
+	bool		any = false;
+
+	for (int i = 0; i < document->step_count; i++)
+	{
+		const DocumentStep *step = &document->steps[i];
+		DocumentReader reader = {.subject = psprintf("template \"%s\"", document->full_name)};
+
+		reader.part = psprintf("step \"%s\"", step->name);
+		if (step->waits_for == NULL)
+			continue;
+		CheckAwaitedEvent(&reader, step->waits_for);
+		any = true;
+	}
+	if (any)
+		FollowEventsForWaits();
+}
+
 /* Whoever is confined may not make a namespace either: the refusal is the same, be it there or not. */
 static void
 RefuseNamespace(const char *namespace_name)
@@ -656,6 +698,8 @@ RegisterTemplate(Jsonb *configuration)
 		RefuseNamespace(document->namespace_name);
 	for (StrategyRole role = 0; role < STRATEGY_ROLES; role++)
 		CheckStrategy(role, document->strategies[role], TextDatumGetCString(QueryCallerName()), document->full_name);
+	if (SchemaVersion() < 101)
+		RefuseToWait(document);
 	EnsureCheckpoint();
 	if (WriteNamedTask(document, configuration, &named_task_id))
 	{
@@ -663,6 +707,7 @@ RegisterTemplate(Jsonb *configuration)
 
 		WriteEdges(document, named_task_id, step_ids);
 		WriteEvents(document, named_task_id, step_ids);
+		CheckAwaitedEvents(document);
 		InvalidateDefinitions();
 	}
 	CloseQueryScope(&scope);

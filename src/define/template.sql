@@ -108,9 +108,13 @@ CREATE TABLE tasker.named_tasks_named_steps (
 		CONSTRAINT template_step_backoff_cap_is_not_negative CHECK (backoff_cap_seconds >= 0),
 	backoff_jitter double precision
 		CONSTRAINT template_step_backoff_jitter_is_0_to_1 CHECK (backoff_jitter BETWEEN 0 AND 1),
+	waits_for jsonb
+		CONSTRAINT template_step_waits_for_time_or_event CHECK (waits_for ? 'sleep' OR waits_for ? 'await_event'),
 	PRIMARY KEY (named_task_id, named_step_id),
 	CONSTRAINT template_step_position_is_unique UNIQUE (named_task_id, position)
 );
+CREATE INDEX template_steps_that_wait ON tasker.named_tasks_named_steps (named_task_id) WHERE waits_for IS NOT NULL;
+COMMENT ON INDEX tasker.template_steps_that_wait IS 'Serves whoever asks, once after each change of definitions, which templates wait for what.';
 CREATE INDEX template_steps_by_named_step ON tasker.named_tasks_named_steps (named_step_id);
 COMMENT ON INDEX tasker.template_steps_by_named_step IS 'Serves row security: does a template that a role sees use the step.';
 CREATE INDEX template_steps_by_handler ON tasker.named_tasks_named_steps (handler_id);
@@ -120,6 +124,7 @@ COMMENT ON COLUMN tasker.named_tasks_named_steps.priority IS 'Added to the prior
 COMMENT ON COLUMN tasker.named_tasks_named_steps.timeout_seconds IS 'How long one attempt may take before it counts as failed; NULL: no limit.';
 COMMENT ON COLUMN tasker.named_tasks_named_steps.backoff_base_seconds IS 'Wait after the first failure, doubled for each further one; NULL: tasker.backoff_base.';
 COMMENT ON COLUMN tasker.named_tasks_named_steps.backoff_cap_seconds IS 'Longest wait between attempts; NULL: tasker.backoff_cap.';
+COMMENT ON COLUMN tasker.named_tasks_named_steps.waits_for IS 'The sleep or await_event of a step that no executor runs, under that key; handler_id is then tasker.sleep or tasker.await_event. NULL: an executor runs it.';
 COMMENT ON COLUMN tasker.named_tasks_named_steps.backoff_jitter IS 'Share of the wait that is random, 0 to 1, in both directions; NULL: tasker.backoff_jitter.';
 
 CREATE TABLE tasker.named_step_edges (
@@ -139,7 +144,7 @@ CREATE FUNCTION tasker.register_task_template(template jsonb) RETURNS integer
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'tasker_register_task_template';
 COMMENT ON FUNCTION tasker.register_task_template(jsonb) IS
-'Registers a workflow definition and returns its named_task_id. Keys: name*, namespace_name (default), version (0.1.0), description, task_handler_class and module_namespace (for your information), default_dependent_system, named_steps (if given, every step is among them), schema (JSON Schema of the contexts of its tasks, draft 4, 6 or 7), environments (by name, each with keys to override: objects are merged key by key, step_templates by name; the one that tasker.environment names counts, all are checked), step_templates* of name*, handler_class*, description, dependent_system, depends_on_step, depends_on_steps, default_retryable (true), default_retry_limit (3), skippable (false), handler_config, custom_events of name* and description (see register_event), priority (0), timeout_seconds, backoff_base_seconds, backoff_cap_seconds, backoff_jitter. A step that is not retryable gets one attempt, and a crash of its executor counts as one. The whole template is validated before anything is written. Equal content in the same environment under the same version is a no-op. Errors: 22023 invalid template; TK003 other content or environment under a version that already has tasks. Concurrent registrations of one version wait for each other.';
+'Registers a workflow definition and returns its named_task_id. Keys: name*, namespace_name (default), version (0.1.0), description, task_handler_class and module_namespace (for your information), default_dependent_system, named_steps (if given, every step is among them), schema (JSON Schema of the contexts of its tasks, draft 4, 6 or 7), environments (by name, each with keys to override: objects are merged key by key, step_templates by name; the one that tasker.environment names counts, all are checked), step_templates* of name*, handler_class* (or, for a step that waits, sleep or await_event: see docs/waiting.md), description, dependent_system, depends_on_step, depends_on_steps, default_retryable (true), default_retry_limit (3), skippable (false), handler_config, custom_events of name* and description (see register_event), priority (0), timeout_seconds, backoff_base_seconds, backoff_cap_seconds, backoff_jitter. A step that is not retryable gets one attempt, and a crash of its executor counts as one. The whole template is validated before anything is written. Equal content in the same environment under the same version is a no-op. Errors: 22023 invalid template; TK003 other content or environment under a version that already has tasks. Concurrent registrations of one version wait for each other.';
 
 CREATE FUNCTION tasker.register_task_template_yaml(document text) RETURNS integer
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE

@@ -11,6 +11,7 @@
 #include "define/environment.h"
 #include "define/event.h"
 #include "define/template_document.h"
+#include "define/waiting_step.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pg/guc.h"
@@ -50,7 +51,9 @@ static const MemberRule template_rules[] = {
 
 static const MemberRule step_rules[] = {
 	{"name", MEMBER_STRING, true, 1, 128},
-	{"handler_class", MEMBER_STRING, true, 1, 256},
+	{"handler_class", MEMBER_STRING, false, 1, 256},
+	{"sleep", MEMBER_OBJECT, false},
+	{"await_event", MEMBER_OBJECT, false},
 	{"description", MEMBER_STRING, false, 0, 10000},
 	{"dependent_system", MEMBER_STRING, false, 1, 64},
 	{"depends_on_step", MEMBER_STRING, false, 1, 128},
@@ -134,9 +137,12 @@ ReadStep(DocumentReader *reader, JsonbValue *value, const char *default_system, 
 
 	step->description = StringMember(object, "description", step->name);
 	step->dependent_system = StringMember(object, "dependent_system", default_system);
-	step->handler_class = StringMember(object, "handler_class", NULL);
-	step->retryable = BooleanMember(object, "default_retryable", true);
-	step->retry_limit = (int32) NumberMember(object, "default_retry_limit", 3);
+	step->waits_for = ReadWaitingStep(reader, object);
+	if (step->waits_for == NULL && Member(object, "handler_class") == NULL)
+		ComplainOf(reader, "\"handler_class\" is missing");
+	step->handler_class = step->waits_for ? WaitingHandler(step->waits_for) : StringMember(object, "handler_class", NULL);
+	step->retryable = BooleanMember(object, "default_retryable", step->waits_for == NULL);
+	step->retry_limit = (int32) NumberMember(object, "default_retry_limit", step->waits_for ? 1 : 3);
 	step->skippable = BooleanMember(object, "skippable", false);
 	step->priority = (int16) NumberMember(object, "priority", 0);
 	step->timeout_seconds = (int32) NumberMember(object, "timeout_seconds", 0);
@@ -250,6 +256,22 @@ CheckNamedSteps(DocumentReader *reader, TemplateDocument *document, JsonbContain
 	}
 }
 
+/* Steps that wait are begun and ended by the orchestrator: nobody else does it. */
+static void
+CheckWaitingSteps(DocumentReader *reader, const TemplateDocument *document)
+{
+	const char *coordinator = document->strategies[STRATEGY_COORDINATOR];
+
+	for (int i = 0; i < document->step_count; i++)
+	{
+		if (document->steps[i].waits_for == NULL ||
+			strcmp(coordinator, DefaultStrategy(STRATEGY_COORDINATOR)) == 0)
+			continue;
+		reader->part = psprintf("step \"%s\"", document->steps[i].name);
+		ComplainOf(reader, psprintf("it waits, which only the orchestrator can have it do, not coordinator \"%s\"", coordinator));
+	}
+}
+
 /* Names a template, and the environment if its overrides are in it. */
 static const char *
 SubjectOf(const char *name, const char *environment)
@@ -302,6 +324,7 @@ ReadMerged(Jsonb *jsonb, char *environment)
 	for (int i = 0; i < document->step_count; i++)
 		ReadStep(&reader, getIthJsonbValueFromContainer(step_templates, i), default_system,
 				 &document->steps[i]);
+	CheckWaitingSteps(&reader, document);
 	CheckNamedSteps(&reader, document, root);
 	ReadEdges(&reader, document, step_templates, IndexSteps(&reader, document));
 

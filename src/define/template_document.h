@@ -25,6 +25,7 @@ typedef struct DocumentStep
 	char	   *description;
 	char	   *dependent_system;
 	char	   *handler_class;
+	Jsonb	   *waits_for;		/* see waiting_step.h; NULL: nothing */
 	Jsonb	   *handler_config;
 	bool		retryable;
 	int32		retry_limit;

@@ -6,6 +6,7 @@
 
 #include "catalog/pg_type.h"
 #include "define/policy.h"
+#include "define/step_template.h"
 #include "execute/claim.h"
 #include "execute/claimed_step.h"
 #include "execute/executor.h"
@@ -94,7 +95,8 @@ static KeptQuery READ_STEP_TO_CLAIM = {
 	"                        WHERE e.named_task_id = t.named_task_id AND e.to_named_step_id = s.named_step_id"
 	"                          AND (SELECT p.state FROM tasker.workflow_steps p"
 	"                                WHERE p.task_id = s.task_id AND p.named_step_id = e.from_named_step_id)"
-	"                              NOT IN ('complete', 'resolved_manually') OFFSET 0)"
+	"                              NOT IN ('complete', 'resolved_manually') OFFSET 0),"
+	"       s.named_step_id"
 	"  FROM tasker.workflow_steps s JOIN tasker.tasks t ON t.task_id = s.task_id"
 	" WHERE s.workflow_step_id = $1",
 	.nargs = 1,.types = {INT8OID}
@@ -135,6 +137,16 @@ TakeTurn(int64 task_id, const TaskPolicy *policy, const ReadyStep *step)
 	return !HasStepInProgress(task_id);
 }
 
+/* Whether no executor runs the step: the orchestrator has it wait. */
+static bool
+StepWaits(const TaskPolicy *policy, int32 named_task_id, int32 named_step_id)
+{
+	if (!policy->waits)
+		return false;
+	RefreshStepTemplates();
+	return GetStepTemplate(named_task_id, named_step_id)->waits;
+}
+
 bool
 ClaimStep(int64 step_id, int64 executor_id)
 {
@@ -147,6 +159,8 @@ ClaimStep(int64 step_id, int64 executor_id)
 	ReadyStep	step;
 	Datum		step_ids = Int64Array(&step_id, 1);
 	int64		task_id;
+	int32		named_task_id;
+	int32		named_step_id;
 	int			claimed;
 
 	RefreshPauses();
@@ -156,12 +170,14 @@ ClaimStep(int64 step_id, int64 executor_id)
 	if (!RowBool(0, 5) || NamedTaskIsPaused(RowInt32(0, 2)))
 		return false;
 	task_id = RowInt64(0, 1);
-	policy = PolicyOf(RowInt32(0, 2));
+	named_task_id = RowInt32(0, 2);
+	named_step_id = RowInt32(0, 6);
+	policy = PolicyOf(named_task_id);
 	step = (ReadyStep)
 	{
 		.step_id = step_id,.handler_id = RowInt32(0, 3),.rank = (int16) RowInt32(0, 4)
 	};
-	if (DispatchIsPaused())
+	if (DispatchIsPaused() || StepWaits(policy, named_task_id, named_step_id))
 		return false;
 	/*
 	 * Its row before its place in the queue, for which whoever holds the row

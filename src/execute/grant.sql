@@ -4,12 +4,12 @@ CREATE VIEW tasker.capability_privileges AS
 WITH own (capability, privilege, everywhere, objects) AS (VALUES
 	-- Looking: tables (row security shows of them what is the role's), views and functions that run with the caller's rights.
 	('observer', 'SELECT', false, 'task_namespaces named_tasks named_tasks_named_steps named_step_edges named_step_events named_steps handlers
-		custom_events published_events tasks workflow_steps task_transition_log workflow_step_transition_log task_annotations task_reenqueues capability_grants
+		custom_events published_events tasks workflow_steps task_transition_log workflow_step_transition_log task_annotations task_reenqueues step_waits capability_grants
 		annotation_types(annotation_type_id,name,created_at) orchestrator_checkpoint
 		executors(executor_id,name,handlers,capacity,detached,lease,role,registered_at,last_heartbeat_at,ended_at,end_reason)
 		allowed_transitions annotations event_definitions events role_grants stat_executors stat_templates step_dag_relationships step_durations
 		step_readiness_statuses task_execution_contexts task_summaries task_templates task_transitions task_workflow_summaries
-		workflow_step_edges workflow_step_transitions capability_privileges home'),
+		workflow_step_edges workflow_step_transitions waiting_steps capability_privileges home'),
 	('observer', 'SELECT', true, 'annotation_types dependent_systems dependent_system_object_maps history_periods log_marks event_consumers task_schedules timers work_queue tasks_task_id_seq workflow_steps_workflow_step_id_seq
 		stat_history stat_horizon stat_orchestrator stat_latencies stat_event_consumers stat_tasks stat_handlers metrics state_metrics'),
 	('observer', 'EXECUTE', false, 'now legal_transitions transition_event event_payload_keys event_payload_schema
@@ -37,7 +37,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 	('operator', 'EXECUTE', false, 'cancel_task retry_task resolve_task cancel_step retry_step resolve_step update_task update_step reenqueue_task
 		transition_task transition_step safe_transition_task safe_transition_step conditional_transition_task conditional_transition_step
 		pause resume finalize_task retry_due_steps annotate_task remove_annotation execute_step coordinate_task'),
-	('operator', 'EXECUTE', true, 'orchestrate unregister_executor announce_events start_scheduled_tasks'),
+	('operator', 'EXECUTE', true, 'orchestrate unregister_executor announce_events deliver_events deliver_event_page awaited_patterns start_scheduled_tasks'),
 	('admin', 'EXECUTE', false, 'register_task_template register_task_template_yaml deprecate_task_template describe_namespace pause resume
 		grant_observer grant_producer grant_executor grant_operator grant_admin revoke_role'),
 	('admin', 'EXECUTE', true, 'describe_dependent_system register_event set_event_schema map_objects prune_tasks upkeep rebuild_accelerators reset_stats')

@@ -24,6 +24,7 @@ BEGIN
 		('workflow_step_transition_log', 'tasker.sees_step(workflow_step_id)'),
 		('work_queue', 'tasker.sees_step(workflow_step_id)'),
 		('timers', 'tasker.sees_step(workflow_step_id)'),
+		('step_waits', 'tasker.sees_step(workflow_step_id)'),
 		('published_events', 'task_id IS NOT NULL AND tasker.sees_task(task_id)'),
 		('executors', 'tasker.sees_role(role)'),
 		('capability_grants', 'tasker.sees_role(role_name) OR task_namespace_id = ANY ((SELECT tasker.visible_namespaces())::integer[])'),

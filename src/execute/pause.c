@@ -149,11 +149,20 @@ static KeptQuery FORGET_MEMORY = {
 };
 
 /* Whose turn it is in tasks that run one step at a time, only a batch can tell. */
+#define HAS_TURNS_OR(waits) \
+	"SELECT EXISTS (SELECT 1 FROM tasker.named_tasks nt" \
+	"  JOIN tasker.task_namespaces ns ON ns.task_namespace_id = nt.task_namespace_id" \
+	" WHERE (NOT nt.concurrent OR " waits ") AND ns.name = $1 AND ($2 IS NULL OR nt.name = $2) AND ($3 IS NULL OR nt.version = $3))"
+
 static KeptQuery HAS_TURNS = {
-	.sql =
-	"SELECT EXISTS (SELECT 1 FROM tasker.named_tasks nt"
-	"  JOIN tasker.task_namespaces ns ON ns.task_namespace_id = nt.task_namespace_id"
-	" WHERE NOT nt.concurrent AND ns.name = $1 AND ($2 IS NULL OR nt.name = $2) AND ($3 IS NULL OR nt.version = $3))",
+	.sql = HAS_TURNS_OR("false"),
+	.nargs = 3,.types = {TEXTOID, TEXTOID, TEXTOID}
+};
+
+/* And only a batch lets a step begin to wait. */
+static KeptQuery HAS_TURNS_OR_WAITS = {
+	.sql = HAS_TURNS_OR("EXISTS (SELECT 1 FROM tasker.named_tasks_named_steps ts"
+						"         WHERE ts.named_task_id = nt.named_task_id AND ts.waits_for IS NOT NULL)"),
 	.nargs = 3,.types = {TEXTOID, TEXTOID, TEXTOID}
 };
 
@@ -170,22 +179,32 @@ static KeptQuery DEQUEUE_PAUSED = {
 };
 
 /* Steps of the scope that became ready during the pause, or before it. */
+#define ENQUEUE(waits) \
+	"INSERT INTO tasker.work_queue (handler_id, rank, workflow_step_id)" \
+	" SELECT s.handler_id, s.rank, s.workflow_step_id" \
+	"   FROM tasker.task_namespaces ns" \
+	"   JOIN tasker.named_tasks nt ON nt.task_namespace_id = ns.task_namespace_id" \
+	"   JOIN tasker.tasks t ON t.named_task_id = nt.named_task_id AND t.state IN ('pending', 'in_progress')" \
+	"   JOIN tasker.workflow_steps s ON s.task_id = t.task_id AND s.state = 'pending'" \
+	"  WHERE ns.name = $1 AND ($2 IS NULL OR nt.name = $2) AND ($3 IS NULL OR nt.version = $3)" \
+	"    AND ns.paused_at IS NULL AND nt.paused_at IS NULL" \
+	"    AND nt.concurrent AND nt.coordinator_strategy = 'orchestrator'" \
+	"    AND NOT " waits \
+	"    AND NOT EXISTS (SELECT 1 FROM tasker.named_step_edges e" \
+	"                      JOIN tasker.workflow_steps p ON p.named_step_id = e.from_named_step_id" \
+	"                     WHERE e.named_task_id = t.named_task_id AND e.to_named_step_id = s.named_step_id" \
+	"                       AND p.task_id = s.task_id AND p.state NOT IN ('complete', 'resolved_manually'))" \
+	" ON CONFLICT DO NOTHING"
+
 static KeptQuery ENQUEUE_RESUMED = {
-	.sql =
-	"INSERT INTO tasker.work_queue (handler_id, rank, workflow_step_id)"
-	" SELECT s.handler_id, s.rank, s.workflow_step_id"
-	"   FROM tasker.task_namespaces ns"
-	"   JOIN tasker.named_tasks nt ON nt.task_namespace_id = ns.task_namespace_id"
-	"   JOIN tasker.tasks t ON t.named_task_id = nt.named_task_id AND t.state IN ('pending', 'in_progress')"
-	"   JOIN tasker.workflow_steps s ON s.task_id = t.task_id AND s.state = 'pending'"
-	"  WHERE ns.name = $1 AND ($2 IS NULL OR nt.name = $2) AND ($3 IS NULL OR nt.version = $3)"
-	"    AND ns.paused_at IS NULL AND nt.paused_at IS NULL"
-	"    AND nt.concurrent AND nt.coordinator_strategy = 'orchestrator'"
-	"    AND NOT EXISTS (SELECT 1 FROM tasker.named_step_edges e"
-	"                      JOIN tasker.workflow_steps p ON p.named_step_id = e.from_named_step_id"
-	"                     WHERE e.named_task_id = t.named_task_id AND e.to_named_step_id = s.named_step_id"
-	"                       AND p.task_id = s.task_id AND p.state NOT IN ('complete', 'resolved_manually'))"
-	" ON CONFLICT DO NOTHING",
+	.sql = ENQUEUE("false"),
+	.nargs = 3,.types = {TEXTOID, TEXTOID, TEXTOID}
+};
+
+/* Steps that wait need no executor. */
+static KeptQuery ENQUEUE_RESUMED_RUN_STEPS = {
+	.sql = ENQUEUE("EXISTS (SELECT 1 FROM tasker.named_tasks_named_steps ts WHERE ts.named_task_id = t.named_task_id"
+				   "            AND ts.named_step_id = s.named_step_id AND ts.waits_for IS NOT NULL)"),
 	.nargs = 3,.types = {TEXTOID, TEXTOID, TEXTOID}
 };
 
@@ -261,6 +280,15 @@ static KeptQuery REBUILD_TIMERS = {
 	.nargs = 0
 };
 
+static KeptQuery REBUILD_TIMERS_OF_WAITS = {
+	.sql =
+	"INSERT INTO tasker.timers (due_at, workflow_step_id, sort_key)"
+	" SELECT CASE WHEN w.event IS NULL THEN w.until ELSE w.since END, w.workflow_step_id, w.sort_key"
+	"   FROM tasker.step_waits w WHERE w.event IS NOT NULL OR w.until IS NOT NULL"
+	" ON CONFLICT DO NOTHING",
+	.nargs = 0
+};
+
 static KeptQuery RESET_CHECKPOINT = {
 	.sql =
 	"UPDATE tasker.orchestrator_checkpoint"
@@ -290,6 +318,8 @@ RebuildAccelerators(void)
 	(void) RunPlainQuery(&EMPTY_TIMERS);
 	FAULT_POINT("accelerators-empty");
 	(void) RunPlainQuery(&REBUILD_TIMERS);
+	if (SchemaVersion() >= 101)
+		(void) RunPlainQuery(&REBUILD_TIMERS_OF_WAITS);
 	(void) RunQuery(&RESET_CHECKPOINT, args, NULL);
 }
 
@@ -420,9 +450,11 @@ SetPause(FunctionCallInfo fcinfo, bool pause)
 			(void) RunPlainQuery(&DEQUEUE_PAUSED);
 		else
 		{
-			(void) RunQuery(&ENQUEUE_RESUMED, &args[2], &nulls[2]);
+			bool		may_wait = SchemaVersion() >= 101;
+
+			(void) RunQuery(may_wait ? &ENQUEUE_RESUMED_RUN_STEPS : &ENQUEUE_RESUMED, &args[2], &nulls[2]);
 			ResetLowWaterMarksAtCommit();
-			(void) RunQuery(&HAS_TURNS, &args[2], &nulls[2]);
+			(void) RunQuery(may_wait ? &HAS_TURNS_OR_WAITS : &HAS_TURNS, &args[2], &nulls[2]);
 			look_at_all = BoolGetDatum(RowBool(0, 1));
 		}
 		(void) RunQuery(&FORGET_MEMORY, &look_at_all, NULL);

@@ -12,6 +12,7 @@
 #include "orchestrate/advance.h"
 #include "orchestrate/discover.h"
 #include "orchestrate/finalize.h"
+#include "orchestrate/waiting.h"
 #include "pg/clock.h"
 #include "pg/query.h"
 #include "pg/wakeup.h"
@@ -345,12 +346,27 @@ PromoteRetries(Batch *batch)
 
 		if (!policy->concurrent)
 			AddWork(batch->o, WORK_TURNS, RowInt64(row, 5));
+		else if (policy->waits)
+			AddWork(batch->o, WORK_CANDIDATES, RowInt64(row, 1));
 		else if (policy->dispatched && !NamedTaskIsPaused(RowInt32(row, 4)))
 			AddReady(batch, (ReadyStep)
 					 {
 						 .step_id = RowInt64(row, 1),.handler_id = RowInt32(row, 2),.rank = (int16) RowInt32(row, 3)
 					 });
 	}
+}
+
+/* Ends, forgets and begins the waits of steps that no executor runs. */
+static void
+MoveWaits(Batch *batch)
+{
+	int			n;
+	int64	   *step_ids;
+
+	EndWaits(batch);
+	ForgetLeftWaits(batch);
+	step_ids = Available(batch, &batch->begin_waits, &LOCK_AVAILABLE_STEPS, WORK_CANDIDATES, &n);
+	BeginWaits(batch, step_ids, n);
 }
 
 void
@@ -374,6 +390,7 @@ MovePlannedSteps(Batch *batch)
 		DequeueSteps(ids, n);
 	}
 	SetTimers(batch->timers, batch->n_timers);
+	MoveWaits(batch);
 }
 
 /* ---------- the retry coordinator by hand ---------- */

@@ -256,6 +256,8 @@ BEGIN
 			s.state = 'pending' AND waiting.workflow_step_id IS NULL
 				AND NOT EXISTS (SELECT FROM tasker.orchestrator_checkpoint c WHERE c.paused_at IS NOT NULL) AS ready,
 			task.concurrent, task.coordinator_strategy,
+			EXISTS (SELECT FROM tasker.named_tasks_named_steps ts
+				WHERE ts.named_task_id = task.named_task_id AND ts.named_step_id = s.named_step_id AND ts.waits_for IS NOT NULL) AS waits,
 			s.state = 'error' AND waiting.workflow_step_id IS NULL AND NOT s.failed_permanently
 				AND (s.attempts = 0 OR (s.retryable AND s.attempts < s.retry_limit)) AS retrying
 		FROM task
@@ -301,6 +303,27 @@ BEGIN
 		format('it is %s, and every step is complete or resolved', progress.state)
 	FROM progress
 	WHERE progress.done
+	UNION ALL
+	-- A step that waits has its row, and a timer where its wait has an end or is over.
+	SELECT 'wait_is_missing', 'step', step.workflow_step_id, format('task %s, in progress at sort_key %s', step.task_id, step.sort_key)
+	FROM step
+	WHERE step.current_state = 'in_progress' AND step.waits
+		AND NOT EXISTS (SELECT FROM tasker.step_waits w WHERE w.workflow_step_id = step.workflow_step_id AND w.sort_key = step.sort_key)
+	UNION ALL
+	SELECT 'wait_has_no_timer', 'step', step.workflow_step_id,
+		format('task %s, %s', step.task_id, CASE WHEN w.event IS NOT NULL THEN 'its event has come' ELSE 'until ' || w.until END)
+	FROM step
+	JOIN tasker.step_waits w ON w.workflow_step_id = step.workflow_step_id AND w.sort_key = step.sort_key
+	WHERE (w.event IS NOT NULL OR w.until IS NOT NULL)
+		AND NOT EXISTS (SELECT FROM tasker.timers i WHERE i.workflow_step_id = w.workflow_step_id AND i.sort_key = w.sort_key)
+	UNION ALL
+	-- The row of a wait goes when the step does.
+	SELECT 'wait_of_step_that_does_not_wait', 'step', w.workflow_step_id,
+		coalesce(format('the step is %s at sort_key %s, the wait began at %s', s.state, s.sort_key, w.sort_key), 'the step does not exist')
+	FROM tasker.step_waits w
+	LEFT JOIN tasker.workflow_steps s ON s.workflow_step_id = w.workflow_step_id
+	WHERE (s.state IS DISTINCT FROM 'in_progress' OR s.sort_key <> w.sort_key)
+		AND NOT EXISTS (SELECT FROM unread WHERE unread.task_id = s.task_id)
 	UNION ALL
 	-- A step in progress is with an executor that lives. Ending an executor
 	-- writes no log row, so its steps get a minute to be taken from it.

@@ -94,10 +94,19 @@ AddReady(Batch *batch, ReadyStep step)
 	batch->ready[batch->n_ready++] = step;
 }
 
+/* A step has moved on: if it has waited, or somebody else has ended its wait, that is forgotten. */
+static void
+LeaveWait(Batch *batch, int32 named_task_id, int64 step_id)
+{
+	if (PolicyOf(named_task_id)->waits)
+		AddId(CurrentMemoryContext, &batch->left_waits, step_id);
+}
+
 /* What follows from one finished step. */
 static void
-FollowClosedStep(Orchestrator *o, Reader *r, const StepRow *step)
+FollowClosedStep(Batch *batch, Reader *r, const StepRow *step)
 {
+	Orchestrator *o = batch->o;
 	Watch	   *watch = hash_search(o->watched_tasks, &step->task_id, HASH_FIND, NULL);
 	const StepTemplate *step_template;
 	StepRow		child;
@@ -111,6 +120,7 @@ FollowClosedStep(Orchestrator *o, Reader *r, const StepRow *step)
 	if ((step->is_leaf && !AnyPolicy()) || !ReadTaskOf(r, step))
 		return;
 	PassTurn(o, r->task.named_task_id, step->task_id);
+	LeaveWait(batch, r->task.named_task_id, step->step_id);
 	if (step->is_leaf)
 		return;
 	step_template = TemplateOf(r, step);
@@ -137,7 +147,7 @@ FollowClosed(Batch *batch)
 	for (int i = 0; i < n; i++)
 	{
 		if (FindStepRow(r.steps, r.step_by_id, step_ids[i], &step))
-			FollowClosedStep(batch->o, &r, &step);
+			FollowClosedStep(batch, &r, &step);
 	}
 	CloseReader(&r);
 }
@@ -214,6 +224,7 @@ FollowFailedStep(Batch *batch, const TaskRow *task, const StepRow *step)
 		return;
 	}
 	PassTurn(o, task->named_task_id, task->task_id);
+	LeaveWait(batch, task->named_task_id, step->step_id);
 	if (step->has_retry)
 		batch->timers[batch->n_timers++] = (Timer)
 	{
@@ -286,6 +297,8 @@ FollowCancelled(Batch *batch)
 			ReadTaskOf(&r, &step) && r.task.state != STATE_CANCELLED)
 			FollowCancelledStep(batch, &r, &step);
 		AddId(CurrentMemoryContext, &batch->dequeue, step_ids[i]);
+		if (AnyWaits())
+			AddId(CurrentMemoryContext, &batch->left_waits, step_ids[i]);
 	}
 	CloseReader(&r);
 }
@@ -312,6 +325,16 @@ ReadyStepOf(const StepRow *step)
 	{
 		.step_id = step->step_id,.handler_id = step->handler_id,.rank = step->rank
 	};
+}
+
+/* A step that may run: it is given to an executor, or begins to wait. */
+static void
+AddRunnable(Batch *batch, const Reader *r, const StepRow *step)
+{
+	if (!PolicyOf(r->task.named_task_id)->waits || !TemplateOf(r, step)->waits)
+		AddReady(batch, ReadyStepOf(step));
+	else if (!batch->look_only)
+		AddId(CurrentMemoryContext, &batch->begin_waits, step->step_id);
 }
 
 /* One step that may be ready, and its task. */
@@ -356,7 +379,7 @@ FollowCandidate(Batch *batch, Reader *r, const StepRow *step)
 		if (!policy->concurrent)
 			AddWork(o, WORK_TURNS, task->task_id);
 		else if (!NamedTaskIsPaused(task->named_task_id) && (policy->dispatched || batch->look_only))
-			AddReady(batch, ReadyStepOf(step));
+			AddRunnable(batch, r, step);
 	}
 }
 
@@ -441,6 +464,7 @@ FollowTurns(Batch *batch)
 	{
 		const TaskPolicy *policy;
 		ReadyStep	turn;
+		StepRow		step;
 		bool		given;
 
 		if (!FindTaskRow(r.tasks, r.task_by_id, task_ids[i], &r.task) ||
@@ -450,8 +474,12 @@ FollowTurns(Batch *batch)
 		policy = PolicyOf(r.task.named_task_id);
 		if (policy->concurrent || !(policy->dispatched || batch->look_only))
 			continue;
-		if (FindTurn(batch, &r, task_ids[i], &turn, &given) && (!given || batch->look_only))
+		if (!FindTurn(batch, &r, task_ids[i], &turn, &given) || (given && !batch->look_only))
+			continue;
+		if (!policy->waits)
 			AddReady(batch, turn);
+		else if (FindStepRow(r.steps, r.step_by_id, turn.step_id, &step))
+			AddRunnable(batch, &r, &step);
 	}
 	CloseReader(&r);
 }

@@ -366,6 +366,9 @@ TakeTimers(Batch *batch)
 
 		if (state == STATE_ERROR)
 			AddWork(o, WORK_FAILED, RowInt64(row, 1));
+		/* One without a time limit has no timer, but where it waits. */
+		else if (state == STATE_IN_PROGRESS && RowInt32(row, 4) == 0)
+			AddId(CurrentMemoryContext, &batch->waits_due, RowInt64(row, 1));
 		else if (state == STATE_IN_PROGRESS)
 			AddFailure(batch, RowInt64(row, 1), RowInt32(row, 2),
 					   psprintf("the attempt took longer than %d seconds", RowInt32(row, 4)),

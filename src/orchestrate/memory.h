@@ -138,6 +138,9 @@ typedef struct Batch
 	IdList		cascade;		/* steps: pending to cancelled */
 	IdList		release;		/* steps: in_progress to pending, the attempt given back */
 	IdList		dequeue;		/* steps that need no executor any more */
+	IdList		begin_waits;	/* steps: pending to in_progress, without an executor */
+	IdList		waits_due;		/* steps whose wait may be over */
+	IdList		left_waits;		/* steps whose wait is over, if they have waited */
 	int			n_ready;
 	int			ready_room;
 	ReadyStep  *ready;

@@ -12,6 +12,7 @@
 #include "catalog/pg_type.h"
 #include "define/ownership.h"
 #include "define/policy.h"
+#include "define/step_template.h"
 #include "execute/pause.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -158,6 +159,8 @@ AdvanceTask(int64 task_id)
 		FollowFailed(&batch);
 		FollowCancelled(&batch);
 		FollowCandidates(&batch);
+		/* Without the orchestrator's lock no wait begins: an event could come in between. A batch sees to it. */
+		batch.begin_waits.n = 0;
 		MovePlannedTasks(&batch);
 		MovePlannedSteps(&batch);
 		transitions = batch.transitions;
@@ -219,20 +222,45 @@ tasker_orchestrate(PG_FUNCTION_ARGS)
 
 static KeptQuery READ_DUE_RETRIES = {
 	.sql =
-	"SELECT s.workflow_step_id, t.named_task_id"
+	"SELECT s.workflow_step_id, t.named_task_id, s.named_step_id"
 	"  FROM tasker.workflow_steps s JOIN tasker.tasks t ON t.task_id = s.task_id"
 	" WHERE s.task_id = $1 AND t.state IN ('pending', 'in_progress')"
 	"   AND s.state = 'error' AND s.next_retry_at <= $2",
 	.nargs = 2,.types = {INT8OID, TIMESTAMPTZOID}
 };
 
+/* Steps in error whose time has come; where one runs at a time, FollowTurns has looked at them, too. */
+static void
+AddDueRetries(Batch *batch, int64 task_id)
+{
+	Datum		args[2] = {Int64GetDatum(task_id), TimestampTzGetDatum(batch->now)};
+	uint64		rows = RunQuery(&READ_DUE_RETRIES, args, NULL);
+	int64	   *step_ids = palloc(sizeof(int64) * Max(rows, 1));
+	int32	   *named_steps = palloc(sizeof(int32) * Max(rows, 1));
+	int32		named_task_id = rows > 0 ? RowInt32(0, 2) : 0;
+
+	if (rows == 0 || NamedTaskIsPaused(named_task_id) || !PolicyOf(named_task_id)->concurrent)
+		return;
+	for (uint64 row = 0; row < rows; row++)
+	{
+		step_ids[row] = RowInt64(row, 1);
+		named_steps[row] = RowInt32(row, 3);
+	}
+	for (uint64 row = 0; row < rows; row++)
+	{
+		if (!PolicyOf(named_task_id)->waits || !GetStepTemplate(named_task_id, named_steps[row])->waits)
+			AddReady(batch, (ReadyStep)
+					 {
+						 .step_id = step_ids[row]
+					 });
+	}
+}
+
 int64 *
 FindViableSteps(int64 task_id, int *n)
 {
 	Batch		batch = {.now = TaskerNow(),.batch_size = INT_MAX / 8,.look_only = true};
-	Datum		args[2] = {Int64GetDatum(task_id), TimestampTzGetDatum(batch.now)};
 	int64	   *step_ids;
-	uint64		rows;
 
 	batch.o = OpenOrchestrator(CurrentMemoryContext);
 	RefreshPauses();
@@ -240,16 +268,7 @@ FindViableSteps(int64 task_id, int *n)
 	LookAtTask(batch.o, task_id);
 	FollowCandidates(&batch);
 	FollowTurns(&batch);
-	rows = RunQuery(&READ_DUE_RETRIES, args, NULL);
-	for (uint64 row = 0; row < rows; row++)
-	{
-		/* Where one runs at a time, FollowTurns has looked at them, too. */
-		if (!NamedTaskIsPaused(RowInt32(row, 2)) && PolicyOf(RowInt32(row, 2))->concurrent)
-			AddReady(&batch, (ReadyStep)
-					 {
-						 .step_id = RowInt64(row, 1)
-					 });
-	}
+	AddDueRetries(&batch, task_id);
 	CloseOrchestrator(batch.o);
 	*n = DispatchIsPaused() ? 0 : batch.n_ready;
 	step_ids = palloc(sizeof(int64) * Max(*n, 1));

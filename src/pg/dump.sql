@@ -7,7 +7,7 @@ DECLARE
 BEGIN
 	FOREACH relation IN ARRAY ARRAY['task_namespaces', 'named_tasks', 'dependent_systems', 'named_steps',
 		'handlers', 'capability_grants', 'named_tasks_named_steps', 'named_step_edges', 'custom_events', 'named_step_events',
-		'dependent_system_object_maps', 'dependent_system_object_maps_dependent_system_object_map_id_seq', 'tasks', 'workflow_steps',
+		'dependent_system_object_maps', 'dependent_system_object_maps_dependent_system_object_map_id_seq', 'tasks', 'workflow_steps', 'step_waits',
 		'annotation_types', 'task_annotations', 'annotation_types_annotation_type_id_seq', 'task_annotations_task_annotation_id_seq',
 		'task_transition_log', 'workflow_step_transition_log',
 		'task_transition_log_p0', 'task_transition_log_p1', 'workflow_step_transition_log_p0',

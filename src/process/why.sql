@@ -111,6 +111,11 @@ BEGIN ATOMIC
 	JOIN tasker.tasks t ON t.task_id = s.task_id
 	JOIN tasker.named_tasks nt ON nt.named_task_id = t.named_task_id
 	LEFT JOIN tasker.handlers h ON h.handler_id = s.handler_id
+	LEFT JOIN tasker.waiting_steps wait ON s.state = 'in_progress' AND wait.workflow_step_id = s.workflow_step_id
+	CROSS JOIN LATERAL (
+		SELECT EXISTS (SELECT FROM tasker.named_tasks_named_steps ts
+			WHERE ts.named_task_id = t.named_task_id AND ts.named_step_id = s.named_step_id AND ts.waits_for IS NOT NULL) AS waits
+	) rule
 	LEFT JOIN tasker.stat_executors e ON s.state = 'in_progress' AND e.executor_id = s.executor_id
 	LEFT JOIN LATERAL (
 		SELECT count(*) AS n, count(*) FILTER (WHERE x.capacity = 0) AS pulling,
@@ -127,6 +132,17 @@ BEGIN ATOMIC
 	) turn ON true
 	CROSS JOIN LATERAL (
 		SELECT CASE
+			WHEN wait.waits_for = 'time' AND wait.until <= tasker.now() THEN
+				format('It has slept until %s: the orchestrator completes it with its next batch.', tasker.time_of_day(wait.until))
+			WHEN wait.waits_for = 'time' THEN
+				format('It sleeps since %s, until %s.', tasker.time_of_day(wait.since), tasker.time_of_day(wait.until))
+			WHEN wait.waits_for = 'event' THEN
+				format('It waits since %s for event %s%s%s, %s.', tasker.time_of_day(wait.since), wait.event_name,
+					CASE WHEN wait.match = '{}' THEN '' ELSE ' with ' || left(wait.match::text, 200) END,
+					CASE WHEN wait.own_task THEN ' of its own task' ELSE '' END,
+					coalesce('until ' || tasker.time_of_day(wait.until), 'without a time limit'))
+			WHEN r.ready_for_execution AND rule.waits THEN
+				'It is about to begin its wait: the orchestrator lets it do so with its next batch.'
 			WHEN s.state = 'in_progress' AND e.executor_id IS NULL THEN
 				format('It is in progress since %s, with no executor: a session runs it, or somebody has moved it by hand.', tasker.time_of_day(s.last_attempted_at))
 			WHEN s.state = 'in_progress' AND e.ended_at IS NOT NULL THEN
@@ -136,7 +152,7 @@ BEGIN ATOMIC
 					CASE WHEN s.timeout_seconds IS NULL THEN ', without a timeout'
 						ELSE format('; it times out at %s', tasker.time_of_day(s.last_attempted_at + make_interval(secs => s.timeout_seconds))) END)
 			WHEN s.state = 'error' AND NOT r.retry_eligible THEN
-				format('It has failed for good,%s after %s of %s attempts: %s', CASE WHEN s.failed_permanently THEN ' by the word of its executor,' ELSE '' END,
+				format('It has failed for good,%s after %s of %s attempts: %s', CASE WHEN s.failed_permanently AND NOT rule.waits THEN ' by the word of its executor,' ELSE '' END,
 					s.attempts, greatest(s.retry_limit, 1), left(s.results ->> 'error', 200))
 			WHEN s.state = 'error' AND s.next_retry_at > tasker.now() THEN
 				format('It has failed (attempt %s of %s: %s) and is tried again at %s.', s.attempts, greatest(s.retry_limit, 1), left(s.results ->> 'error', 200),
@@ -160,6 +176,9 @@ BEGIN ATOMIC
 				format('It is ready, and an executor of handler %s is free: the orchestrator gives it out with its next batch.', h.name)
 			END AS reason,
 			CASE
+			WHEN wait.workflow_step_id IS NOT NULL THEN
+				format('Not to wait: SELECT tasker.complete_step(%s, %s, %L);', s.workflow_step_id, wait.claim, '{}')
+			WHEN rule.waits AND s.state = 'pending' THEN NULL
 			WHEN s.state = 'in_progress' AND e.executor_id IS NULL THEN format('SELECT * FROM tasker.task_timeline(%s);', s.task_id)
 			WHEN s.state = 'in_progress' AND e.ended_at IS NOT NULL THEN NULL
 			WHEN s.state = 'in_progress' THEN format('Look at that program. To take the step back: SELECT tasker.unregister_executor(%s);', e.executor_id)

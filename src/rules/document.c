@@ -149,6 +149,8 @@ CheckMember(const DocumentReader *reader, const MemberRule *rule, JsonbValue *va
 			if (!is_array)
 				ComplainOf(reader, psprintf("\"%s\" must be an array", rule->key));
 			break;
+		case MEMBER_ANYTHING:
+			break;
 	}
 }
 

@@ -17,7 +17,8 @@ typedef enum MemberType
 	MEMBER_BOOLEAN,
 	MEMBER_NUMBER,
 	MEMBER_OBJECT,
-	MEMBER_ARRAY
+	MEMBER_ARRAY,
+	MEMBER_ANYTHING
 } MemberType;
 
 typedef struct MemberRule

@@ -19,10 +19,11 @@ BEGIN ATOMIC
 		l.created_at, CASE WHEN l.to_state = 'error' THEN l.metadata END
 	FROM tasker.workflow_step_transition_log l
 	WHERE l.created_at >= coalesce(since, '-infinity')
-		AND l.from_state = 'in_progress' AND l.to_state IN ('complete', 'error');
+		AND l.from_state = 'in_progress' AND l.to_state IN ('complete', 'error')
+		AND (l.metadata IS NULL OR NOT l.metadata ? 'waited');
 END;
 COMMENT ON FUNCTION tasker.ended_attempts(timestamptz) IS
-'The attempts that were completed or failed since then (NULL: ever), with the time of their claim, and the metadata of those that failed. Read by the analytics.';
+'The attempts that were completed or failed since then (NULL: ever), with the time of their claim, and the metadata of those that failed; waits that have ended well are none. Read by the analytics.';
 
 CREATE FUNCTION tasker.recent_tasks(since timestamptz)
 RETURNS TABLE (task_id bigint, created_at timestamptz, ended_at timestamptz, ended_as tasker.state)

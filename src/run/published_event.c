@@ -7,6 +7,7 @@
 #include "catalog/pg_type.h"
 #include "define/access.h"
 #include "define/event.h"
+#include "define/waiting_step.h"
 #include "pg/clock.h"
 #include "pg/query.h"
 #include "pg/wakeup.h"
@@ -31,9 +32,9 @@ static KeptQuery FIND_TASK = {
 
 static KeptQuery INSERT_EVENT = {
 	.sql =
-	"INSERT INTO tasker.published_events (name, task_id, workflow_step_id, created_at, role, payload)"
-	" VALUES ($1, $2, $3, $4, $5, $6) RETURNING event_id",
-	.nargs = 6,.types = {TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID, TEXTOID, JSONBOID}
+	"INSERT INTO tasker.published_events (name, task_id, workflow_step_id, created_at, role, payload, awaited)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING event_id",
+	.nargs = 7,.types = {TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID, TEXTOID, JSONBOID, BOOLOID}
 };
 
 /* The task of a step; raises 42704. */
@@ -78,8 +79,8 @@ Datum
 tasker_publish_event(PG_FUNCTION_ARGS)
 {
 	char	   *name;
-	char		nulls[7] = "      ";
-	Datum		args[6];
+	char		nulls[8] = "       ";
+	Datum		args[7];
 	QueryScope	scope;
 	int64		event_id;
 
@@ -118,6 +119,8 @@ tasker_publish_event(PG_FUNCTION_ARGS)
 	args[3] = TimestampTzGetDatum(TaskerNow());
 	args[4] = QueryCallerName();
 	args[5] = PG_GETARG_DATUM(1);
+	/* After the time: whoever awaits it and has not committed by now has tasks that are younger than the event. */
+	args[6] = BoolGetDatum(IsAwaitedEvent(name));
 	(void) RunQuery(&INSERT_EVENT, args, nulls);
 	event_id = RowInt64(0, 1);
 	WakeOrchestratorAtCommit(0);

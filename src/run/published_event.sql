@@ -10,16 +10,23 @@ CREATE TABLE tasker.published_events (
 	xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
 	role text NOT NULL,
 	payload jsonb NOT NULL
-		CONSTRAINT event_payload_is_an_object CHECK (jsonb_typeof(payload) = 'object')
+		CONSTRAINT event_payload_is_an_object CHECK (jsonb_typeof(payload) = 'object'),
+	awaited boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE tasker.published_events IS 'Custom events as publish_event() was given them. Insert-only but for retention.';
 COMMENT ON COLUMN tasker.published_events.xact_id IS 'The transaction that published it: consumers resume from a snapshot of these.';
+COMMENT ON COLUMN tasker.published_events.awaited IS 'Steps of some template may wait for it: only such events are entered into the indexes that serve these.';
 CREATE INDEX published_events_by_transaction ON tasker.published_events (xact_id);
 COMMENT ON INDEX tasker.published_events_by_transaction IS 'Serves read_events: what is new since a position.';
 CREATE INDEX published_events_of_task ON tasker.published_events (task_id) WHERE task_id IS NOT NULL;
 COMMENT ON INDEX tasker.published_events_of_task IS 'Serves the view events for one task, and retention.';
 CREATE INDEX published_events_by_time ON tasker.published_events (created_at);
 COMMENT ON INDEX tasker.published_events_by_time IS 'Serves retention: what is old enough to go.';
+
+CREATE INDEX awaited_events_by_name ON tasker.published_events (name, created_at) WHERE awaited;
+COMMENT ON INDEX tasker.awaited_events_by_name IS 'Serves steps that begin to wait for any event of a name: the first since their task was created.';
+CREATE INDEX awaited_events_by_payload ON tasker.published_events USING gin (payload jsonb_path_ops) WITH (fastupdate = off) WHERE awaited;
+COMMENT ON INDEX tasker.awaited_events_by_payload IS 'Serves steps that begin to wait for an event with values of their own: is it there already.';
 
 CREATE FUNCTION tasker.publish_event(name text, payload jsonb DEFAULT '{}', task_id bigint DEFAULT NULL, step_id bigint DEFAULT NULL) RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_publish_event';

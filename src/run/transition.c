@@ -7,6 +7,7 @@
 
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
+#include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/query.h"
 #include "pg/table.h"
@@ -66,6 +67,16 @@ static KeptQuery RUNS_ONE_AT_A_TIME = {
 	"  JOIN tasker.tasks t ON t.task_id = s.task_id"
 	"  JOIN tasker.named_tasks nt ON nt.named_task_id = t.named_task_id"
 	" WHERE s.workflow_step_id = $1 AND NOT nt.concurrent)",
+	.nargs = 1,.types = {INT8OID}
+};
+
+/* A wait without its row would have no end. */
+static KeptQuery WAITS_BY_ITSELF = {
+	.sql =
+	"SELECT ts.waits_for IS NOT NULL FROM tasker.workflow_steps s"
+	"  JOIN tasker.tasks t ON t.task_id = s.task_id"
+	"  JOIN tasker.named_tasks_named_steps ts ON ts.named_task_id = t.named_task_id AND ts.named_step_id = s.named_step_id"
+	" WHERE s.workflow_step_id = $1",
 	.nargs = 1,.types = {INT8OID}
 };
 
@@ -209,6 +220,8 @@ StepGuard(const LockedStep *step, TaskerState to)
 	(void) RunQuery(&RUNS_ONE_AT_A_TIME, &arg, NULL);
 	if (RowBool(0, 1))
 		return "Its task runs one step at a time, in turn: claim it.";
+	if (SchemaVersion() >= 101 && RunQuery(&WAITS_BY_ITSELF, &arg, NULL) == 1 && RowBool(0, 1))
+		return "It waits for a time or an event: the orchestrator lets it begin.";
 	return NULL;
 }
 

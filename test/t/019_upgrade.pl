@@ -342,7 +342,7 @@ is(join("\n", grep { !$kept{$_} } sort keys %granted), '', 'what was granted sta
 is(join("\n", grep { !$granted{$_} } sort keys %kept), join("\n",
 		'f|tasker.event_payload_keys()|EXECUTE|f', 'f|tasker.event_payload_schema(text)|EXECUTE|f', 'f|tasker.executor_measures()|EXECUTE|f',
 		'f|tasker.latency_buckets()|EXECUTE|t', 'f|tasker.orchestrator_measures()|EXECUTE|t', 'f|tasker.position_read_by_consumers()|EXECUTE|f',
-		'r|tasker.event_consumers|SELECT|f', 'r|tasker.home|SELECT|t'), 'and what is new beneath it, nothing more');
+		'r|tasker.event_consumers|SELECT|f', 'r|tasker.home|SELECT|t', 'r|tasker.step_waits|SELECT|t'), 'and what is new beneath it, nothing more');
 is(reads('observer', @views), '', 'who may read everything reads every view still');
 is(reads('dashboard', 'task_summaries'), 'task_summaries', 'a view alone is not enough any more');
 is($session->query(q(SELECT coalesce(holds_dispatch, 'nothing') FROM tasker.stat_orchestrator)), 'nothing', 'the database is still at home');
