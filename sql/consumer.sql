@@ -106,6 +106,12 @@ FROM history h JOIN tasker.event_definitions d ON d.name = h.name
 CROSS JOIN LATERAL tasker.json_schema_violations(d.payload_schema, h.payload) v
 WHERE d.category <> 'custom'
 ORDER BY 1, 2, 3;
+-- The view, in SQL and with the rights of whoever asks, says the same.
+SELECT h.name, e.name, h.payload, e.payload
+FROM history h FULL JOIN tasker.events e USING (event_key)
+WHERE (h.name, h.category, h.task_id, h.step_id, h.occurred_at, h.payload)
+	IS DISTINCT FROM (e.name, e.category, e.task_id, e.step_id, e.occurred_at, e.payload)
+ORDER BY event_key LIMIT 5;
 SELECT count(*) AS unknown FROM history h WHERE NOT EXISTS (SELECT FROM tasker.event_definitions d WHERE d.name = h.name);
 -- True values.
 SELECT jsonb_pretty(payload - '{event_key,timestamp,task_id,step_id,started_at,completed_at,execution_duration,executor_id,role,backoff_seconds}'::text[]) AS failed
