@@ -53,7 +53,7 @@ async function load(tasker, tasks, observed) {
 	await tasker.finalized();
 	await executor.stop();
 	tasker.expected += executor.completed;
-	return { ...outcome, ...(seen && { ...seen, observerMicroseconds: (seen.readerCpu + seen.scraperCpu + seen.listenerCpu + seen.clientCpu) / executor.completed * 1e6 }), seconds, units: executor.completed };
+	return { ...outcome, ...(seen && { ...seen, observerMicroseconds: (seen.readerCpu + seen.scraperCpu + seen.listenerCpu + seen.psqlCpu + seen.ownCpu) / executor.completed * 1e6 }), seconds, units: executor.completed };
 }
 
 // Rounds of both, the one that begins changes; the ratio is the median of the rounds'.

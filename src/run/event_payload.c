@@ -272,6 +272,27 @@ typedef struct LogReader
 	}		   *parts;
 } LogReader;
 
+/*
+ * Places for what the describer has met, by number: several events of one step
+ * or task come soon after each other.
+ */
+#define MET_ROWS 1024
+
+/* Of a step, as of the access. */
+typedef struct MetStep
+{
+	int64		step_id;		/* 0: the place is free */
+	int64		task_id;
+	int32		named_step_id;
+	int32		retry_limit;
+} MetStep;
+
+typedef struct MetTask
+{
+	int64		task_id;		/* 0: the place is free */
+	int32		named_task_id;
+} MetTask;
+
 struct EventDescriber
 {
 	Table	   *steps;
@@ -284,6 +305,8 @@ struct EventDescriber
 	LogReader	step_log;
 	LogReader	task_log;
 	MemoryContext context;
+	MetStep		met_steps[MET_ROWS];
+	MetTask		met_tasks[MET_ROWS];
 };
 
 EventDescriber *
@@ -366,6 +389,52 @@ FindById(Lookup *by_id, int64 id)
 
 	LookFor(by_id, 1, &key);
 	return NextRow(by_id);
+}
+
+static MetStep
+MeetStep(const EventDescriber *describer, TupleTableSlot *row)
+{
+	return (MetStep)
+	{
+		.step_id = DatumGetInt64(RowColumn(describer->steps, row, STEP_ID, NULL)),
+			.task_id = DatumGetInt64(RowColumn(describer->steps, row, STEP_TASK, NULL)),
+			.named_step_id = DatumGetInt32(RowColumn(describer->steps, row, STEP_NAMED_STEP, NULL)),
+			.retry_limit = DatumGetInt32(RowColumn(describer->steps, row, STEP_RETRY_LIMIT, NULL)),
+	};
+}
+
+/* The step of an event; NULL where it is gone. */
+static const MetStep *
+FindStep(EventDescriber *describer, int64 step_id)
+{
+	MetStep    *met = &describer->met_steps[step_id & (MET_ROWS - 1)];
+	TupleTableSlot *row;
+
+	if (met->step_id == step_id)
+		return met;
+	row = FindById(describer->step_by_id, step_id);
+	if (row == NULL)
+		return NULL;
+	*met = MeetStep(describer, row);
+	return met;
+}
+
+/* The template of a task; 0 where the task is gone. */
+static int32
+FindTemplate(EventDescriber *describer, int64 task_id)
+{
+	MetTask    *met = &describer->met_tasks[task_id & (MET_ROWS - 1)];
+	TaskRow		task;
+
+	if (met->task_id == task_id)
+		return met->named_task_id;
+	if (!FindTaskRow(describer->tasks, describer->task_by_id, task_id, &task))
+		return 0;
+	*met = (MetTask)
+	{
+		.task_id = task_id,.named_task_id = task.named_task_id
+	};
+	return met->named_task_id;
 }
 
 /* ---------- a transition and what came before it ---------- */
@@ -513,25 +582,31 @@ PutTemplate(Payload *payload, int32 named_task_id)
 
 /* ---------- events of steps ---------- */
 
-/* What some events of steps say besides; row is NULL where the step is gone. */
+/* Puts what a step has returned, where it is short enough. */
 static void
-PutStepExtras(Payload *payload, const Happened *happened, const Table *steps, TupleTableSlot *row)
+PutResults(Payload *payload, EventDescriber *describer, int64 step_id)
 {
+	TupleTableSlot *row = FindById(describer->step_by_id, step_id);
 	bool		none = true;
-	Datum		results = row == NULL ? 0 : RowColumn(steps, row, STEP_RESULTS, &none);
+	Datum		results = row == NULL ? 0 : RowColumn(describer->steps, row, STEP_RESULTS, &none);
 
-	if (happened->to == STATE_COMPLETE)
-	{
-		PutNull(payload, KEY_STEP_RESULTS);
-		if (!none)
-			PutSmallJsonb(payload, KEY_STEP_RESULTS, DatumGetJsonbPCopy(results));
-	}
+	PutNull(payload, KEY_STEP_RESULTS);
+	if (!none)
+		PutSmallJsonb(payload, KEY_STEP_RESULTS, DatumGetJsonbPCopy(results));
+	if (row != NULL)
+		describer->met_steps[step_id & (MET_ROWS - 1)] = MeetStep(describer, row);
+}
+
+/* What some events of steps say besides; step is NULL where it is gone. */
+static void
+PutStepExtras(Payload *payload, const Happened *happened, const MetStep *step)
+{
 	if (happened->to == STATE_IN_PROGRESS || happened->to == STATE_ERROR ||
 		(happened->to == STATE_PENDING && happened->from == STATE_ERROR))
 	{
 		PutNull(payload, KEY_RETRY_LIMIT);
-		if (row != NULL)
-			PutInteger(payload, KEY_RETRY_LIMIT, DatumGetInt32(RowColumn(steps, row, STEP_RETRY_LIMIT, NULL)));
+		if (step != NULL)
+			PutInteger(payload, KEY_RETRY_LIMIT, step->retry_limit);
 	}
 	if (happened->to == STATE_ERROR)
 	{
@@ -547,8 +622,7 @@ DescribeStepEvent(EventDescriber *describer, const LoggedEvent *event, EventDeta
 {
 	Payload		payload;
 	Happened	happened;
-	TupleTableSlot *row;
-	TaskRow		task;
+	const MetStep *step;
 
 	if (!ReadHappened(describer, &describer->step_log, event, &happened))
 		return false;
@@ -558,24 +632,26 @@ DescribeStepEvent(EventDescriber *describer, const LoggedEvent *event, EventDeta
 	PutTimes(&payload,
 			 happened.to == STATE_IN_PROGRESS || happened.from == STATE_IN_PROGRESS ? happened.started_at : 0,
 			 happened.from == STATE_IN_PROGRESS ? happened.at : 0);
-	row = FindById(describer->step_by_id, event->id);
+	if (happened.to == STATE_COMPLETE)
+		PutResults(&payload, describer, event->id);
+	step = FindStep(describer, event->id);
 	*details = (EventDetails)
 	{
 		.owner.step_id = event->id,.occurred_at = happened.at
 	};
-	if (row != NULL)
+	if (step != NULL)
 	{
-		int32		named_step_id = DatumGetInt32(RowColumn(describer->steps, row, STEP_NAMED_STEP, NULL));
+		int32		named_task_id = FindTemplate(describer, step->task_id);
 
-		details->owner.task_id = DatumGetInt64(RowColumn(describer->steps, row, STEP_TASK, NULL));
-		PutInteger(&payload, KEY_TASK_ID, details->owner.task_id);
-		if (FindTaskRow(describer->tasks, describer->task_by_id, details->owner.task_id, &task))
+		details->owner.task_id = step->task_id;
+		PutInteger(&payload, KEY_TASK_ID, step->task_id);
+		if (named_task_id != 0)
 		{
-			PutTemplate(&payload, task.named_task_id);
-			PutText(&payload, KEY_STEP_NAME, GetStepTemplate(task.named_task_id, named_step_id)->step_name);
+			PutTemplate(&payload, named_task_id);
+			PutText(&payload, KEY_STEP_NAME, GetStepTemplate(named_task_id, step->named_step_id)->step_name);
 		}
 	}
-	PutStepExtras(&payload, &happened, describer->steps, row);
+	PutStepExtras(&payload, &happened, step);
 	details->payload = JsonbPGetDatum(FormPayload(&payload));
 	return true;
 }
@@ -799,21 +875,27 @@ bool
 FindEventOwner(EventDescriber *describer, const LoggedEvent *event, EventOwner *owner)
 {
 	TupleTableSlot *row;
+	const MetStep *step;
 
 	*owner = (EventOwner)
 	{
 		.task_id = event->kind == EVENT_OF_TASK ? event->id : 0,.step_id = event->kind == EVENT_OF_STEP ? event->id : 0
 	};
-	if (event->kind == EVENT_OF_TASK)
-		return true;
-	row = FindById(event->kind == EVENT_OF_STEP ? describer->step_by_id : describer->published_by_id, event->id);
-	if (row == NULL)
-		return false;
-	if (event->kind == EVENT_CUSTOM)
-		*owner = OwnerOfPublished(describer->published, row);
-	else
-		owner->task_id = DatumGetInt64(RowColumn(describer->steps, row, STEP_TASK, NULL));
-	return true;
+	switch (event->kind)
+	{
+		case EVENT_OF_TASK:
+			return true;
+		case EVENT_OF_STEP:
+			step = FindStep(describer, event->id);
+			if (step != NULL)
+				owner->task_id = step->task_id;
+			return step != NULL;
+		default:
+			row = FindById(describer->published_by_id, event->id);
+			if (row != NULL)
+				*owner = OwnerOfPublished(describer->published, row);
+			return row != NULL;
+	}
 }
 
 bool
