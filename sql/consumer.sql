@@ -83,19 +83,16 @@ INSERT INTO tasker.log_marks (position, left_at)
 SELECT DISTINCT ON (xact) format('%s:%1$s:', xact::text::bigint + 1)::pg_snapshot, now()
 FROM (SELECT xact_id AS xact FROM tasker.workflow_step_transition_log ORDER BY xact_id) l ORDER BY xact;
 SELECT tasker.create_event_consumer('marked', from_beginning => true);
-CREATE FUNCTION pg_temp.read_all(consumer text, page integer) RETURNS SETOF text LANGUAGE plpgsql AS $$
-DECLARE
-	keys text[];
+CREATE FUNCTION pg_temp.read_all(consumer text, page integer) RETURNS TABLE (event_key text, payload jsonb) LANGUAGE plpgsql AS $$
 BEGIN
 	LOOP
-		keys := ARRAY(SELECT event_key FROM tasker.read_events(consumer, page));
-		EXIT WHEN keys = '{}';
-		RETURN QUERY SELECT unnest(keys);
+		RETURN QUERY SELECT e.event_key, e.payload FROM tasker.read_events(consumer, page) e;
+		EXIT WHEN NOT FOUND;
 	END LOOP;
 END
 $$;
-SELECT array_agg(k ORDER BY k) = (SELECT array_agg(event_key ORDER BY event_key) FROM history) AS the_same
-FROM pg_temp.read_all('marked', 7) k;
+SELECT count(*) = count(DISTINCT event_key) AND bool_and(h.payload IS NOT DISTINCT FROM m.payload) AS the_same
+FROM history h FULL JOIN pg_temp.read_all('marked', 7) m USING (event_key);
 DELETE FROM tasker.log_marks;
 
 -- ---------- payloads ----------

@@ -354,7 +354,7 @@ PlaceInWindow(const Reader *reader, const EventWindow *window)
 	{
 		int			middle = (low + high) / 2;
 
-		if (CompareEventTo(&window->events[middle], DatumGetTimestampTz(reader->cursor[0]), DatumGetInt32(reader->cursor[1]),
+		if (CompareEventTo(window->events[middle], DatumGetTimestampTz(reader->cursor[0]), DatumGetInt32(reader->cursor[1]),
 						   DatumGetInt64(reader->cursor[2]), DatumGetInt32(reader->cursor[3])) > 0)
 			high = middle;
 		else
@@ -372,8 +372,8 @@ ReadPage(Reader *reader, const LoggedEvent **page, int max)
 
 	for (int i = PlaceInWindow(reader, window); i < window->n && n < max; i++)
 	{
-		if (Wants(reader, &window->events[i]))
-			page[n++] = &window->events[i];
+		if (Wants(reader, window->events[i]))
+			page[n++] = window->events[i];
 	}
 	return n;
 }

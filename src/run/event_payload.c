@@ -439,20 +439,6 @@ FindTemplate(EventDescriber *describer, int64 task_id)
 
 /* ---------- a transition and what came before it ---------- */
 
-/* A row of a log, and what its owner's log says up to there. */
-typedef struct Happened
-{
-	TaskerState from;
-	TaskerState to;
-	TimestampTz at;
-	TimestampTz started_at;		/* of the attempt, or of the task; 0: it has not */
-	int			attempt;		/* claims that were not given back, since an operator last set them to zero */
-	bool		has_executor;
-	int64		executor_id;
-	char	   *role;
-	Jsonb	   *metadata;		/* NULL: none */
-} Happened;
-
 static TaskerState
 StateColumn(const Table *log, TupleTableSlot *row, int column)
 {
@@ -473,37 +459,30 @@ MetadataColumn(const Table *log, TupleTableSlot *row)
 
 /* Adds what one row of an owner's log says of attempts. */
 static void
-FollowAttempts(Happened *happened, EventKind kind, const Table *log, TupleTableSlot *row)
+FollowRow(Happened *happened, EventKind kind, const Table *log, TupleTableSlot *row)
 {
 	TaskerState from = StateColumn(log, row, LOG_FROM_STATE);
-	TaskerState to = StateColumn(log, row, LOG_TO_STATE);
 
-	if (to == STATE_IN_PROGRESS)
-	{
-		happened->attempt++;
-		happened->started_at = Max(happened->started_at, DatumGetTimestampTz(RowColumn(log, row, LOG_CREATED_AT, NULL)));
-	}
-	else if (from == STATE_IN_PROGRESS && to == STATE_PENDING)
-		happened->attempt--;
-	else if (kind == EVENT_OF_STEP && from == STATE_ERROR && to == STATE_PENDING &&
-			 MetadataText(MetadataColumn(log, row), "triggered_by") == NULL)
-	{
-		happened->attempt = 0;
-		happened->started_at = 0;
-	}
+	FollowAttempts(happened, kind, from, StateColumn(log, row, LOG_TO_STATE),
+				   DatumGetTimestampTz(RowColumn(log, row, LOG_CREATED_AT, NULL)),
+				   from == STATE_ERROR && MetadataText(MetadataColumn(log, row), "triggered_by") == NULL);
 }
 
 /* Reads an owner's log up to a row of it; false where the row is gone. */
 static bool
 ReadHappened(EventDescriber *describer, LogReader *reader, const LoggedEvent *event, Happened *happened)
 {
-	int			i = LookForOwner(describer, reader, event->id);
 	TupleTableSlot *row;
+	int			i;
 
+	*happened = event->happened;
+	if (event->is_whole)
+		return true;
 	*happened = (Happened)
 	{
 		0
 	};
+	i = LookForOwner(describer, reader, event->id);
 	if (i < 0)
 		return false;
 	while ((row = NextRow(reader->parts[i].by_owner)) != NULL)
@@ -515,7 +494,7 @@ ReadHappened(EventDescriber *describer, LogReader *reader, const LoggedEvent *ev
 
 		if (sort_key > event->sort_key)
 			break;
-		FollowAttempts(happened, event->kind, log, row);
+		FollowRow(happened, event->kind, log, row);
 		if (sort_key < event->sort_key)
 			continue;
 		executor = RowColumn(log, row, LOG_EXECUTOR, &no_executor);

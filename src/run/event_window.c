@@ -19,6 +19,9 @@
 /* A window with more events is read again for each page: that much memory a session may keep. */
 #define MAX_KEPT_EVENTS 50000
 
+/* The sort_key of the first transition, and the distance to each next one. */
+#define FIRST_SORT_KEY 10
+
 const TableShape PUBLISHED_EVENTS = {
 	.name = "published_events",.n_columns = PUBLISHED_COLUMNS,
 	.columns = {"event_id", "xact_id", "created_at", "name", "task_id", "workflow_step_id", "role", "payload"}
@@ -35,10 +38,12 @@ static struct
 
 typedef struct WindowReader
 {
-	EventWindow *window;
+	int			n;
 	int			room;
+	LoggedEvent *events;
 	const char *end;
 	EventKind	kind;
+	const char *role;			/* of the row before, most often of the next one, too */
 } WindowReader;
 
 const char *
@@ -72,16 +77,16 @@ CompareEventTo(const LoggedEvent *event, TimestampTz at, int32 place, int64 id, 
 static int
 CompareEvents(const void *a, const void *b)
 {
-	const LoggedEvent *other = b;
+	const LoggedEvent *other = *(LoggedEvent *const *) b;
 
-	return CompareEventTo(a, other->at, other->place, other->id, other->sort_key);
+	return CompareEventTo(*(LoggedEvent *const *) a, other->at, other->place, other->id, other->sort_key);
 }
 
 static int
 CompareByOwner(const void *a, const void *b)
 {
-	const LoggedEvent *left = a;
-	const LoggedEvent *right = b;
+	const LoggedEvent *left = *(LoggedEvent *const *) a;
+	const LoggedEvent *right = *(LoggedEvent *const *) b;
 
 	if (left->kind != right->kind)
 		return left->kind < right->kind ? -1 : 1;
@@ -122,25 +127,48 @@ NameOfTransition(EventKind kind, TaskerState from, TaskerState to)
 	return NULL;
 }
 
+/* The role of a row, in the window's memory. */
+static const char *
+RoleOfRow(WindowReader *reader, const Table *log, TupleTableSlot *row)
+{
+	text	   *role = DatumGetTextPP(RowColumn(log, row, LOG_ROLE, NULL));
+	int			length = VARSIZE_ANY_EXHDR(role);
+
+	if (reader->role == NULL || strncmp(reader->role, VARDATA_ANY(role), length) != 0 || reader->role[length] != '\0')
+		reader->role = text_to_cstring(role);
+	return reader->role;
+}
+
 /*
  * In one moment creations and starts of tasks come before what happens to
  * steps, and ends of tasks after it.
  */
 static LoggedEvent
-EventOfLogRow(EventKind kind, const Table *log, TupleTableSlot *row)
+EventOfLogRow(WindowReader *reader, const Table *log, TupleTableSlot *row)
 {
+	EventKind	kind = reader->kind;
 	bool		is_first;
+	bool		no_executor;
+	bool		no_metadata;
 	Datum		from_value = RowColumn(log, row, LOG_FROM_STATE, &is_first);
-	TaskerState from = is_first ? STATE_NONE : StateOfValue(log, LOG_FROM_STATE, from_value);
-	TaskerState to = StateOfValue(log, LOG_TO_STATE, RowColumn(log, row, LOG_TO_STATE, NULL));
+	Datum		executor = RowColumn(log, row, LOG_EXECUTOR, &no_executor);
+	Happened	happened = {
+		.from = is_first ? STATE_NONE : StateOfValue(log, LOG_FROM_STATE, from_value),
+		.to = StateOfValue(log, LOG_TO_STATE, RowColumn(log, row, LOG_TO_STATE, NULL)),
+		.at = DatumGetTimestampTz(RowColumn(log, row, LOG_CREATED_AT, NULL)),
+		.has_executor = !no_executor,.executor_id = no_executor ? 0 : DatumGetInt64(executor),
+		.role = RoleOfRow(reader, log, row),
+	};
 
+	(void) RowColumn(log, row, LOG_METADATA, &no_metadata);
 	return (LoggedEvent)
 	{
 		.kind = kind,.id = DatumGetInt64(RowColumn(log, row, LOG_OWNER, NULL)),
 			.sort_key = DatumGetInt32(RowColumn(log, row, LOG_SORT_KEY, NULL)),
-			.at = DatumGetTimestampTz(RowColumn(log, row, LOG_CREATED_AT, NULL)),
-			.place = kind == EVENT_OF_STEP ? 2 : EndsTask(to) ? 3 : 0,
-			.name = NameOfTransition(kind, from, to),
+			.at = happened.at,
+			.place = kind == EVENT_OF_STEP ? 2 : EndsTask(happened.to) ? 3 : 0,
+			.name = NameOfTransition(kind, happened.from, happened.to),
+			.is_whole = no_metadata,.happened = happened,
 	};
 }
 
@@ -158,16 +186,14 @@ EventOfPublishedRow(const Table *table, TupleTableSlot *row)
 static void
 TakeRow(WindowReader *reader, const Table *table, TupleTableSlot *row)
 {
-	EventWindow *window = reader->window;
-
-	if (window->n == reader->room)
+	if (reader->n == reader->room)
 	{
 		reader->room = Max(256, 2 * reader->room);
-		window->events = window->events ? repalloc_huge(window->events, sizeof(LoggedEvent) * reader->room) :
+		reader->events = reader->events ? repalloc_huge(reader->events, sizeof(LoggedEvent) * reader->room) :
 			palloc(sizeof(LoggedEvent) * reader->room);
 	}
-	window->events[window->n++] = reader->kind == EVENT_CUSTOM ? EventOfPublishedRow(table, row) :
-		EventOfLogRow(reader->kind, table, row);
+	reader->events[reader->n++] = reader->kind == EVENT_CUSTOM ? EventOfPublishedRow(table, row) :
+		EventOfLogRow(reader, table, row);
 }
 
 /* Takes the rows of transactions that began after one position and that the end has seen. */
@@ -199,6 +225,7 @@ ReadRowsOf(WindowReader *reader, const TableShape *shape, int xact_column, Event
 	Table	  **parts = TableParts(OpenTable(shape), &n_parts);
 
 	reader->kind = kind;
+	reader->role = NULL;
 	for (int i = 0; i < n_parts; i++)
 	{
 		Lookup	   *by_transaction = BeginLookup(parts[i], 1, &xact_column);
@@ -221,24 +248,69 @@ ReadRowsOf(WindowReader *reader, const TableShape *shape, int xact_column, Event
 	}
 }
 
+void
+FollowAttempts(Happened *happened, EventKind kind, TaskerState from, TaskerState to, TimestampTz at, bool set_to_zero)
+{
+	if (to == STATE_IN_PROGRESS)
+	{
+		happened->attempt++;
+		happened->started_at = Max(happened->started_at, at);
+	}
+	else if (from == STATE_IN_PROGRESS && to == STATE_PENDING)
+		happened->attempt--;
+	else if (kind == EVENT_OF_STEP && from == STATE_ERROR && to == STATE_PENDING && set_to_zero)
+	{
+		happened->attempt = 0;
+		happened->started_at = 0;
+	}
+}
+
+/*
+ * Follows the attempts of the owners whose logs begin in the window; before is
+ * the same owner's event before, or NULL.  Events with metadata, and those
+ * after a return from error, whose metadata count, are left to who reads the log.
+ */
+static void
+FollowInWindow(LoggedEvent *event, const LoggedEvent *before)
+{
+	Happened   *happened = &event->happened;
+
+	if (before == NULL)
+		event->is_whole &= event->sort_key == FIRST_SORT_KEY;
+	else
+	{
+		event->is_whole &= before->is_whole && before->sort_key + FIRST_SORT_KEY == event->sort_key;
+		happened->started_at = before->happened.started_at;
+		happened->attempt = before->happened.attempt;
+	}
+	event->is_whole &= happened->from != STATE_ERROR;
+	FollowAttempts(happened, event->kind, happened->from, happened->to, happened->at, false);
+}
+
 /*
  * A row that waited for the lock of the one before it may carry an earlier
  * time than that: within a step or task the later of the two counts.
  */
-static void
-PutInOrder(EventWindow *window)
+static EventWindow
+PutInOrder(const WindowReader *reader)
 {
-	LoggedEvent *events = window->events;
+	EventWindow window = {.n = reader->n,.events = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(LoggedEvent *) * Max(reader->n, 1))};
+	LoggedEvent **events = window.events;
 
-	if (window->n == 0)
-		return;
-	qsort(events, window->n, sizeof(LoggedEvent), CompareByOwner);
-	for (int i = 1; i < window->n; i++)
+	for (int i = 0; i < window.n; i++)
+		events[i] = &reader->events[i];
+	qsort(events, window.n, sizeof(LoggedEvent *), CompareByOwner);
+	for (int i = 0; i < window.n; i++)
 	{
-		if (events[i].kind == events[i - 1].kind && events[i].id == events[i - 1].id)
-			events[i].at = Max(events[i].at, events[i - 1].at);
+		bool		follows = i > 0 && events[i]->kind == events[i - 1]->kind && events[i]->id == events[i - 1]->id;
+
+		if (follows)
+			events[i]->at = Max(events[i]->at, events[i - 1]->at);
+		if (events[i]->kind != EVENT_CUSTOM)
+			FollowInWindow(events[i], follows ? events[i - 1] : NULL);
 	}
-	qsort(events, window->n, sizeof(LoggedEvent), CompareEvents);
+	qsort(events, window.n, sizeof(LoggedEvent *), CompareEvents);
+	return window;
 }
 
 void
@@ -277,12 +349,12 @@ ReadEventWindow(const char *begin, const char *end)
 	context = AllocSetContextCreate(caller, "tasker event window", ALLOCSET_DEFAULT_SIZES);
 	BeginAccess();
 	MemoryContextSwitchTo(context);
-	window = reader.window = palloc0(sizeof(EventWindow));
 	ReadRowsOf(&reader, &TASK_LOG, LOG_XACT, EVENT_OF_TASK, begin);
 	ReadRowsOf(&reader, &STEP_LOG, LOG_XACT, EVENT_OF_STEP, begin);
 	ReadRowsOf(&reader, &PUBLISHED_EVENTS, PUBLISHED_XACT, EVENT_CUSTOM, begin);
+	window = palloc(sizeof(EventWindow));
+	*window = PutInOrder(&reader);
 	MemoryContextSwitchTo(caller);
 	EndAccess();
-	PutInOrder(window);
 	return KeepWindow(context, window, begin, end);
 }

@@ -10,6 +10,7 @@
 #include "datatype/timestamp.h"
 #include "pg/table.h"
 #include "rules/state.h"
+#include "utils/jsonb.h"
 
 typedef enum EventKind
 {
@@ -26,6 +27,22 @@ typedef enum PublishedColumn
 
 extern const TableShape PUBLISHED_EVENTS;
 
+/*
+ * A transition, as its row says, and what its owner's log says up to there.
+ */
+typedef struct Happened
+{
+	TaskerState from;
+	TaskerState to;
+	TimestampTz at;
+	TimestampTz started_at;		/* of the attempt, or of the task; 0: it has not */
+	int			attempt;		/* claims that were not given back, since an operator last set them to zero */
+	bool		has_executor;
+	int64		executor_id;
+	const char *role;
+	Jsonb	   *metadata;		/* NULL: none */
+} Happened;
+
 typedef struct LoggedEvent
 {
 	TimestampTz at;				/* orders it, with the next three */
@@ -34,12 +51,18 @@ typedef struct LoggedEvent
 	int64		id;				/* of the task, the step or the published event */
 	EventKind	kind;
 	const char *name;			/* NULL: a transition that is none of ours */
+	bool		is_whole;		/* the next is all that the log says: its owner's log began in the window */
+	Happened	happened;
 } LoggedEvent;
+
+/* Adds one more row of an owner's log to what is known of its attempts. */
+extern void FollowAttempts(Happened *happened, EventKind kind, TaskerState from, TaskerState to, TimestampTz at,
+						   bool set_to_zero);
 
 typedef struct EventWindow
 {
 	int			n;
-	LoggedEvent *events;
+	LoggedEvent **events;
 } EventWindow;
 
 /* "task", "step" or "custom". */
