@@ -17,7 +17,7 @@
 #include "utils/timestamp.h"
 
 /* Events of one transaction, for each channel. */
-#define EVENTS_AT_ONCE 1000
+#define EVENTS_AT_ONCE 5000
 
 /*
  * After it has told something the announcer rests, twice as long as it took and
