@@ -410,16 +410,44 @@ BucketBound(int bucket)
 		FIRST_BUCKET_US / (double) USECS_PER_SEC * (UINT64CONST(1) << bucket);
 }
 
+/* Times that are added up before they are published. */
+typedef struct Times
+{
+	uint32		counts[BUCKETS];
+	int64		microseconds;
+} Times;
+
 static void
-AddToHistogram(Histogram *histogram, int64 microseconds)
+AddTime(Times *times, int64 microseconds)
 {
 	int			bucket = 0;
 
 	microseconds = Max(microseconds, 0);
 	if (microseconds > FIRST_BUCKET_US)
 		bucket = Min(BUCKETS - 1, pg_leftmost_one_pos64((microseconds - 1) / FIRST_BUCKET_US) + 1);
-	pg_atomic_fetch_add_u64(&histogram->counts[bucket], 1);
-	pg_atomic_fetch_add_u64(&histogram->microseconds, microseconds);
+	times->counts[bucket]++;
+	times->microseconds += microseconds;
+}
+
+static void
+AddTimes(Histogram *histogram, const Times *times)
+{
+	for (int i = 0; i < BUCKETS; i++)
+	{
+		if (times->counts[i] > 0)
+			pg_atomic_fetch_add_u64(&histogram->counts[i], times->counts[i]);
+	}
+	if (times->microseconds > 0)
+		pg_atomic_fetch_add_u64(&histogram->microseconds, times->microseconds);
+}
+
+static void
+AddToHistogram(Histogram *histogram, int64 microseconds)
+{
+	Times		times = {0};
+
+	AddTime(&times, microseconds);
+	AddTimes(histogram, &times);
 }
 
 /*
@@ -489,6 +517,13 @@ typedef struct Tally
 
 /* So many of the latest tallies are looked at before another one is begun. */
 #define TALLIES_LOOKED_AT 16
+
+/* What an executor has done, added up. */
+typedef struct ExecutorSum
+{
+	uint64		counts[EXECUTOR_EVENTS];
+	Times		execution;
+} ExecutorSum;
 
 /* All of it is in the memory of the transaction and ends with that. */
 static struct
@@ -579,22 +614,27 @@ NoteExecutorError(int64 executor_id, const char *error)
 	memcpy(noted.error, error, pg_mbcliplen(error, length, Min(length, ERROR_BYTES - 1)));
 }
 
-/* Adds up what an executor has done; the caller holds the lock. */
+/* Adds what was counted for one executor; the caller holds the lock. */
 static void
-PublishNote(ExecutorMeasures *measures, const Note *note, TimestampTz now)
+PublishSum(ExecutorMeasures *measures, const ExecutorSum *sum, TimestampTz now)
 {
+	bool		is_alive = false;
+
 	SpinLockAcquire(&measures->mutex);
-	measures->counts[note->event]++;
-	if (note->event == EXECUTOR_CLAIMS)
-		AddToRate(&measures->claims, 1, now);
-	else if (note->event == EXECUTOR_COMPLETIONS)
-		AddToRate(&measures->completions, 1, now);
-	/* A loss is no sign of life; a claim may be the orchestrator's. */
-	if (note->event != EXECUTOR_LOSSES && note->event != EXECUTOR_CLAIMS)
+	for (int event = 0; event < EXECUTOR_EVENTS; event++)
+	{
+		measures->counts[event] += sum->counts[event];
+		/* A loss is no sign of life; a claim may be the orchestrator's. */
+		is_alive |= event != EXECUTOR_LOSSES && event != EXECUTOR_CLAIMS && sum->counts[event] > 0;
+	}
+	if (sum->counts[EXECUTOR_CLAIMS] > 0)
+		AddToRate(&measures->claims, sum->counts[EXECUTOR_CLAIMS], now);
+	if (sum->counts[EXECUTOR_COMPLETIONS] > 0)
+		AddToRate(&measures->completions, sum->counts[EXECUTOR_COMPLETIONS], now);
+	if (is_alive)
 		measures->seen_at = now;
 	SpinLockRelease(&measures->mutex);
-	if (note->microseconds != UNTIMED)
-		AddToHistogram(&measures->execution, note->microseconds);
+	AddTimes(&measures->execution, &sum->execution);
 }
 
 /* Adds what a transaction did to what all have done. */
@@ -641,6 +681,27 @@ PublishTallies(DatabaseMeasures *measures)
 	LWLockRelease(all->lock);
 }
 
+/* The place of an executor that has done something; where it must be made, the lock becomes an exclusive one. */
+static ExecutorMeasures *
+PlaceOfExecutor(int64 executor_id, bool *exclusive, TimestampTz now)
+{
+	ExecutorMeasures *measures = FindExecutor(executor_id, *exclusive, now);
+
+	if (measures == NULL && !*exclusive)
+	{
+		*exclusive = true;
+		LWLockRelease(all->lock);
+		LWLockAcquire(all->lock, LW_EXCLUSIVE);
+		measures = FindExecutor(executor_id, true, now);
+	}
+	return measures;
+}
+
+/*
+ * Adds up the notes of each executor, which come one after the other most
+ * often, and publishes the sums: a batch of a hundred steps costs shared
+ * memory what one costs.
+ */
 static void
 PublishNotes(DatabaseMeasures *measures, TimestampTz now)
 {
@@ -648,25 +709,21 @@ PublishNotes(DatabaseMeasures *measures, TimestampTz now)
 	bool		exclusive = false;
 
 	LWLockAcquire(all->lock, LW_SHARED);
-	for (int i = 0; i < noted.n; i++)
+	for (int i = 0; i < noted.n;)
 	{
-		const Note *note = &noted.notes[i];
+		int64		executor_id = noted.notes[i].executor_id;
+		ExecutorSum sum = {0};
 
-		if (measures != NULL && note->microseconds != UNTIMED)
-			AddToHistogram(&measures->latencies[LATENCY_EXECUTION], note->microseconds);
-		if (note->executor_id == 0)
-			continue;
-		if (executor == NULL || executor->key.executor_id != note->executor_id)
-			executor = FindExecutor(note->executor_id, exclusive, now);
-		if (executor == NULL && !exclusive)
+		for (; i < noted.n && noted.notes[i].executor_id == executor_id; i++)
 		{
-			exclusive = true;
-			LWLockRelease(all->lock);
-			LWLockAcquire(all->lock, LW_EXCLUSIVE);
-			executor = FindExecutor(note->executor_id, true, now);
+			sum.counts[noted.notes[i].event]++;
+			if (noted.notes[i].microseconds != UNTIMED)
+				AddTime(&sum.execution, noted.notes[i].microseconds);
 		}
-		if (executor != NULL)
-			PublishNote(executor, note, now);
+		if (measures != NULL)
+			AddTimes(&measures->latencies[LATENCY_EXECUTION], &sum.execution);
+		if (executor_id != 0 && (executor = PlaceOfExecutor(executor_id, &exclusive, now)) != NULL)
+			PublishSum(executor, &sum, now);
 	}
 	if (noted.error != NULL && (executor = FindExecutor(noted.failed_executor, false, now)) != NULL)
 	{
