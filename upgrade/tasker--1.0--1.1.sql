@@ -1371,8 +1371,8 @@ COMMENT ON COLUMN tasker.stat_orchestrator.measured_since IS 'When the measuring
 
 -- Which steps are in flight is not indexed, because an index on a state would
 -- make every change of state dearer. The checkpoint knows the steps that were
--- out when it was saved, and the log what was claimed since; each candidate is
--- then looked up by its key. The range of the log is closed at the top, though
+-- out when it was saved, and the log what was claimed since and has not gone on;
+-- each candidate is then looked up by its key. The range of the log is closed at the top, though
 -- nothing is above it: of a range the planner expects few rows and takes the
 -- index, of a lower bound alone a third of the log.
 CREATE OR REPLACE VIEW tasker.stat_executors AS
@@ -1384,8 +1384,9 @@ WITH candidate AS (
 	FROM tasker.workflow_step_transition_log l
 	WHERE l.xact_id >= coalesce((SELECT pg_snapshot_xmax(c.position) FROM tasker.orchestrator_checkpoint c), '0')
 		AND l.xact_id <= '18446744073709551615'
-		AND l.to_state = 'in_progress'
 		AND (SELECT tasker.sees_everything())
+	GROUP BY l.workflow_step_id
+	HAVING max(l.sort_key) FILTER (WHERE l.to_state = 'in_progress') = max(l.sort_key)
 	UNION
 	SELECT l.workflow_step_id
 	FROM tasker.workflow_step_transition_log l
