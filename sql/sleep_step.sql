@@ -146,9 +146,9 @@ RESET tasker.clock_offset;
 -- ---------- one at a time, skipped, first of all ----------
 
 -- Who sleeps has the turn.
-SELECT tasker.register_task_template('{"name": "in turn", "namespace_name": "test", "version": "1.0.0", "concurrent": false, "step_templates": [
+SELECT tasker.register_task_template('{"name": "waits in turn", "namespace_name": "test", "version": "1.0.0", "concurrent": false, "step_templates": [
 	{"name": "nap", "sleep": {"for": "1 hour"}}, {"name": "a", "handler_class": "H", "priority": -1}, {"name": "nap too", "sleep": {"for": "1 hour"}}]}') > 0 AS registered;
-SELECT tasker.create_task('in turn', '{}', 'test') AS task \gset
+SELECT tasker.create_task('waits in turn', '{}', 'test') AS task \gset
 SELECT pg_temp.go();
 SELECT * FROM test.steps(:task);
 SELECT count(*) FROM tasker.find_viable_steps(:task);
@@ -194,7 +194,7 @@ SELECT pg_temp.sleeper('bad', '{"for": "1 day"}', '{}', '{"coordinator_strategy"
 BEGIN;
 CREATE EXTENSION tasker_testing;
 SELECT tasker.create_task('sleepy', '{}', 'test') AS task \gset
-SELECT tasker.create_task('in turn', '{}', 'test') AS other \gset
+SELECT tasker.create_task('waits in turn', '{}', 'test') AS other \gset
 SELECT tasker.orchestrate() > 0 AS begun;
 SELECT step_name, reason, round(extract(epoch FROM due_at - began_at)) AS seconds FROM tasker_testing.pending_delays WHERE task_id = :other;
 SELECT succeeded_tasks, step_runs, passes, waited >= '3 days' AS has_waited, stopped FROM tasker_testing.run_tasks(ARRAY[:task]);

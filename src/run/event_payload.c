@@ -602,12 +602,15 @@ DescribeStepEvent(EventDescriber *describer, const LoggedEvent *event, EventDeta
 	Payload		payload;
 	Happened	happened;
 	const MetStep *step;
+	bool		given_back;
 
 	if (!ReadHappened(describer, &describer->step_log, event, &happened))
 		return false;
 	PutCommon(&payload, event, &happened);
 	PutInteger(&payload, KEY_STEP_ID, event->id);
-	PutInteger(&payload, KEY_ATTEMPT_NUMBER, Max(happened.attempt, 0));
+	/* A release tells of the attempt that it gives back. */
+	given_back = happened.from == STATE_IN_PROGRESS && happened.to == STATE_PENDING;
+	PutInteger(&payload, KEY_ATTEMPT_NUMBER, Max(happened.attempt + given_back, 0));
 	PutTimes(&payload,
 			 happened.to == STATE_IN_PROGRESS || happened.from == STATE_IN_PROGRESS ? happened.started_at : 0,
 			 happened.from == STATE_IN_PROGRESS ? happened.at : 0);
