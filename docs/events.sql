@@ -47,6 +47,21 @@ as telling took, 20 ms at most), several events in one message, never from the t
 anybody who may connect can LISTEN. Whoever must not miss any reads as a consumer and takes the channel for the sign that
 there is something to read; payloads are in `tasker.events`. Without a channel nothing is done.
 
+## A consumer
+
+`examples/follow_events.py` is one to copy from: it makes a consumer and a channel, sleeps until it is notified, reads
+until there is nothing more, and sleeps again. What it has to mind:
+
+* LISTEN first, read then: what happens in between is read, or heard of.
+* Read until `read_events` returns nothing; one notification may stand for many events, and many for one.
+* After each reconnection read first: what was notified meanwhile is gone, what happened is not.
+* Work in the transaction that reads. If it takes long, read few events at a time: nobody else waits, but an open
+  transaction holds back vacuum.
+* Look once a minute all the same.
+
+Who is not a program with a connection takes the events from the write-ahead log:
+[change-data-capture.md](change-data-capture.md).
+
 ## Publishing
 
     SELECT tasker.register_event('order.shipped', 'It left the house');
