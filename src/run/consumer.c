@@ -14,6 +14,7 @@
 #include "catalog/pg_type.h"
 #include "commands/async.h"
 #include "define/access.h"
+#include "define/follower.h"
 #include "define/ownership.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
@@ -26,6 +27,8 @@
 #include "run/consumer.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/memutils.h"
 
 #define MAX_CONSUMER_NAME 128
 #define MAX_PATTERNS 100
@@ -100,6 +103,17 @@ CheckRoomForConsumer(const char *name)
 				 errhint("Drop those that are not used any more; see tasker.stat_event_consumers.")));
 }
 
+/* Raises 42939 for a name that is kept for the orchestrator. */
+static void
+CheckNotReserved(const char *name)
+{
+	if (strncmp(name, OWN_CONSUMERS, strlen(OWN_CONSUMERS)) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("\"%s\" is not for you to read or to drop", name),
+				 errdetail("Names that begin with \"" OWN_CONSUMERS "\" are those of the orchestrator itself.")));
+}
+
 static char *
 ConsumerName(FunctionCallInfo fcinfo)
 {
@@ -114,6 +128,7 @@ ConsumerName(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the name of a consumer must have 1 to %d characters", MAX_CONSUMER_NAME)));
+	CheckNotReserved(name);
 	return name;
 }
 
@@ -336,13 +351,18 @@ LockReader(const char *name, bool is_subscription, Reader *reader)
 	return true;
 }
 
-/* Raises 55000 on a database that comes from another server. */
-static void
-CheckAdopted(void)
+bool
+IsAdopted(void)
 {
 	Datum		system = Int64GetDatum(HomeIdentifier());
 
-	if (RunQuery(&IS_ADOPTED, &system, NULL) == 1 && !RowBool(0, 1))
+	return RunQuery(&IS_ADOPTED, &system, NULL) == 0 || RowBool(0, 1);
+}
+
+void
+CheckAdopted(void)
+{
+	if (!IsAdopted())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database comes from another server and is not adopted yet"),
@@ -490,6 +510,74 @@ tasker_read_events(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* ---------- pages for the orchestrator itself ---------- */
+
+/* Columns of READ_PAGE as an EventPage has them; the category is in the name. */
+enum
+{
+	PAGE_KEY, PAGE_NAME, PAGE_CATEGORY, PAGE_TASK, PAGE_STEP, PAGE_TIME, PAGE_PAYLOAD, PAGE_COLUMNS
+};
+
+static const Oid page_types[PAGE_COLUMNS] = {TEXTOID, TEXTOID, TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID, JSONBOID};
+
+/* A page that is put together, column by column. */
+typedef struct PageBuilder
+{
+	int			n;
+	Datum	   *values[PAGE_COLUMNS];
+	bool	   *nulls[PAGE_COLUMNS];
+} PageBuilder;
+
+/* Appends a page to one that is put together, which has room for it. */
+static void
+GatherPage(uint64 rows, void *target)
+{
+	PageBuilder *builder = target;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		for (int c = 0; c < PAGE_COLUMNS; c++)
+		{
+			bool		is_null;
+			Datum		value = RowDatum(row, 5 + c, &is_null);
+
+			builder->nulls[c][builder->n] = is_null;
+			builder->values[c][builder->n] = is_null ? 0 : page_types[c] == INT8OID || page_types[c] == TIMESTAMPTZOID ? value :
+				datumCopy(value, false, -1);
+		}
+		builder->n++;
+	}
+}
+
+void
+ReadEventPage(const char *consumer, ArrayType *patterns, int64 max, MemoryContext context, EventPage *page)
+{
+	PageBuilder builder = {0};
+	Reader		reader;
+	MemoryContext caller;
+	Datum		columns[PAGE_COLUMNS];
+
+	if (!LockReader(consumer, false, &reader))
+		elog(ERROR, "consumer \"%s\" does not exist", consumer);
+	reader.patterns = LikePatterns(patterns);
+	for (int c = 0; c < PAGE_COLUMNS; c++)
+	{
+		builder.values[c] = palloc(sizeof(Datum) * max);
+		builder.nulls[c] = palloc(sizeof(bool) * max);
+	}
+	(void) ReadOn(&reader, &READ_PAGE, max, GatherPage, &builder);
+	caller = MemoryContextSwitchTo(context);
+	for (int c = 0; c < PAGE_COLUMNS; c++)
+		columns[c] = NullableArray(builder.values[c], builder.nulls[c], builder.n, page_types[c]);
+	MemoryContextSwitchTo(caller);
+	*page = (EventPage)
+	{
+		.n = builder.n,.names = columns[PAGE_NAME],.event_keys = columns[PAGE_KEY],
+			.occurred_at = columns[PAGE_TIME],.task_ids = columns[PAGE_TASK],.step_ids = columns[PAGE_STEP],
+			.payloads = columns[PAGE_PAYLOAD]
+	};
+}
+
 /* ---------- subscriptions: the orchestrator reads, and notifies ---------- */
 
 static KeptQuery SUBSCRIBE = {
@@ -520,6 +608,7 @@ ChannelArgument(FunctionCallInfo fcinfo, int number)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the name of a channel must have 1 to %d bytes", NAMEDATALEN - 1)));
+	CheckNotReserved(channel);
 	return channel;
 }
 
