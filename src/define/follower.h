@@ -7,9 +7,8 @@
 
 #include "tasker.h"
 
-/* Its name in event_consumers; names of users do not begin like this. */
-#define OWN_CONSUMERS "tasker."
-#define REACTOR OWN_CONSUMERS "reactor"
+/* Its name in event_consumers, which users cannot take. */
+#define REACTOR "tasker.reactor"
 
 /*
  * From now on the orchestrator follows events, for somebody whose definition

@@ -103,15 +103,15 @@ CheckRoomForConsumer(const char *name)
 				 errhint("Drop those that are not used any more; see tasker.stat_event_consumers.")));
 }
 
-/* Raises 42939 for a name that is kept for the orchestrator. */
+/* Raises 42939 for the name under which the orchestrator itself reads. */
 static void
 CheckNotReserved(const char *name)
 {
-	if (strncmp(name, OWN_CONSUMERS, strlen(OWN_CONSUMERS)) == 0)
+	if (strcmp(name, REACTOR) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_RESERVED_NAME),
-				 errmsg("\"%s\" is not for you to read or to drop", name),
-				 errdetail("Names that begin with \"" OWN_CONSUMERS "\" are those of the orchestrator itself.")));
+				 errmsg("the name \"%s\" is reserved", name),
+				 errdetail("It is the orchestrator's own consumer, which starts the tasks of triggers.")));
 }
 
 static char *
