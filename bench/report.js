@@ -34,6 +34,9 @@ export function figure(workload, line) {
 	return headline(workload, line) + costs + noise;
 }
 
+const perSecond = (run) => run.perSecond;
+const percent = (share) => `${Math.round(share * 1000) / 10} %`;
+
 function headline({ reads, unit }, line) {
 	switch (reads) {
 	case 'rate': return `${number(line.units / line.seconds)} ${unit}/s`;
@@ -42,6 +45,7 @@ function headline({ reads, unit }, line) {
 	case 'flat': return `${number(line.units / line.seconds)} ${unit}/s, nearly empty ${number(line.emptyUnits / line.emptySeconds)}`;
 	case 'commits': return `${number(line.alone.perSecond)} commits/s alone, ${number(line.withTask.perSecond)} with a task in each, ${number(line.besideStarts.perSecond)} beside ${number(line.besideStarts.startsPerSecond)} starts/s`;
 	case 'idle': return `p50 ${number(line.none.p50)} ms alone, ${number(line.listening.p50)} with ${line.n} listening${line.awaiting ? `, ${number(line.awaiting.p50)} awaiting` : ''}`;
+	case 'telemetry': return `${number(median(line.off.map(perSecond)))} ${unit}/s without, ${number(median(line.on.map(perSecond)))} with everything: ${percent(line.ratio)}`;
 	case 'floor': return line.rates.map(({ clients, perSecond }) => `${clients}: ${number(perSecond)}`).join(', ');
 	default: return '';
 	}
@@ -145,6 +149,17 @@ const tables = {
 		return table(['', 'p50 ms', 'p95', 'p99', 'server CPU µs a task'], Object.entries(whats).filter(([key]) => entry.typical[key]).map(([key, what]) =>
 			[what, ...['p50', 'p95', 'p99'].map((share) => number(medianOf(entry, (line) => line[key][share]))),
 				number(medianOf(entry, (line) => line[`${key}CpuMicroseconds`]))]));
+	},
+	telemetry(workload, [entry]) {
+		const whats = { off: 'nobody looks on', on: 'a consumer, a subscription, a schedule and a scrape a second' };
+		const { typical } = entry;
+		const each = (key, of) => number(median(typical[key].map(of)));
+		return table(['', `${workload.unit}/s`, 'of that', 'orchestrator CPU µs a step', "executors' CPU µs", "observers' CPU µs, client included", 'the consumer is behind by s'],
+			Object.entries(whats).map(([key, what]) => [
+				what, spread({ values: typical[key].map(perSecond), value: median(typical[key].map(perSecond)) }), key === 'on' ? percent(typical.ratio) : '',
+				each(key, (run) => run.orchestratorMicroseconds), each(key, (run) => run.executorMicroseconds),
+				...key === 'on' ? [each(key, (run) => run.observerMicroseconds), each(key, (run) => run.behindSeconds)] : ['', ''],
+			]));
 	},
 	floor(workload, [entry]) {
 		const clients = [...new Set(entry.typical.rates.map((rate) => rate.clients))];

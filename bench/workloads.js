@@ -58,6 +58,11 @@ export const workloads = [
 		quick: { n: 1000, samples: 150 }, full: { n: 1000, samples: 1000 },
 	},
 	{
+		name: 'telemetry', method: 'telemetry', topic: 'Telemetry', reads: 'telemetry', unit: 'steps', runs: 1,
+		title: 'nobody looks on, and everything that may look on',
+		quick: { tasks: 2000, rounds: 3 }, full: { tasks: 10000, rounds: 5 },
+	},
+	{
 		name: 'retries', method: 'retries', topic: 'Latency', reads: 'samples', unit: 'jobs',
 		title: '20 % fail: end of the backoff → claimed again',
 		quick: { tasks: 2000, everyMs: 2 }, full: { tasks: 20000, everyMs: 2 },

@@ -187,7 +187,7 @@ SET client_min_messages = error;
 DROP ROLE IF EXISTS regress_awaiting;
 CREATE ROLE regress_awaiting;
 RESET client_min_messages;
-SELECT tasker.describe_namespace('awaiting', 'Of its own');
+SELECT tasker.describe_namespace('awaiting', 'Of its own') > 0;
 SELECT tasker.grant_admin('regress_awaiting', 'awaiting');
 SET ROLE regress_awaiting;
 SELECT tasker.register_task_template('{"name": "spy", "namespace_name": "awaiting", "version": "1.0.0", "step_templates": [

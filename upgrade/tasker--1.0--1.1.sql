@@ -110,11 +110,21 @@ COMMENT ON COLUMN tasker.stat_latencies.count IS 'How many took up to upper_boun
 
 COMMENT ON COLUMN tasker.stat_latencies.seconds IS 'The sum of all of this name, the same in each row.';
 
+CREATE FUNCTION tasker.transition_counts(
+	OUT owner text, OUT id integer,
+	OUT created bigint, OUT started bigint, OUT completed bigint, OUT failed bigint, OUT cancelled bigint, OUT resolved bigint,
+	OUT retried bigint, OUT released bigint, OUT lost bigint,
+	OUT bounds double precision[], OUT buckets bigint[], OUT seconds double precision, OUT timed bigint)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'tasker_transition_counts';
+COMMENT ON FUNCTION tasker.transition_counts() IS
+'How many transitions of tasks (owner task: by the id of the template) and of steps (owner step: by that of the handler) were committed since the server''s start or reset_stats(), and how long they took; see the views stat_tasks and stat_handlers. 2048 templates and handlers of the whole server are counted each for itself, from their first transition on, the others of a database together: id is NULL then. Transactions that were prepared are not counted.';
+
 CREATE FUNCTION tasker.reset_stats() RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_reset_stats';
 
 COMMENT ON FUNCTION tasker.reset_stats() IS
-'Puts the counters, rates, latencies and last errors of stat_orchestrator, stat_executors and stat_latencies of this database back to zero, as a restart of the server does. At once, whatever becomes of the transaction; waits for nobody. What is unread, set aside or held in memory stays: that is so. Does nothing where tasker is not preloaded.';
+'Puts the counters, rates, latencies and last errors of stat_orchestrator, stat_executors, stat_latencies, stat_tasks and stat_handlers of this database back to zero, as a restart of the server does. At once, whatever becomes of the transaction; waits for nobody. What is unread, set aside or held in memory stays: that is so. Does nothing where tasker is not preloaded.';
 
 -- Which database this is.
 
@@ -175,6 +185,8 @@ COMMENT ON TABLE tasker.capability_grants IS
 'What was granted to roles, by name: a role that does not exist, after a restore say, means nothing. Roles that a row applies to, by membership too, are confined to their rows; all others to nothing but PostgreSQL''s privileges. Written by grant_observer() and its like, and revoke_role(). See role_grants.';
 
 COMMENT ON COLUMN tasker.capability_grants.task_namespace_id IS 'NULL: all namespaces.';
+
+ALTER TABLE tasker.capability_grants REPLICA IDENTITY FULL;
 
 CREATE VIEW tasker.role_grants AS
 SELECT g.role_name, g.capability, n.name AS namespace, g.granted_by, g.granted_at,
@@ -790,13 +802,13 @@ SELECT c.name, c.patterns, c.role, c.created_at, c.read_at, c.events_read,
 	pg_snapshot_xmax(pg_current_snapshot())::text::numeric - pg_snapshot_xmax(c.position)::text::numeric AS transactions_behind,
 	(SELECT count(*) FROM (
 		SELECT FROM tasker.task_transition_log l
-		WHERE l.xact_id >= pg_snapshot_xmax(c.position) AND l.xact_id <= '18446744073709551615' LIMIT 10001) t)
+		WHERE l.xact_id >= pg_snapshot_xmax(c.position) AND l.xact_id <= '18446744073709551615' ORDER BY l.xact_id LIMIT 10001) t)
 	+ (SELECT count(*) FROM (
 		SELECT FROM tasker.workflow_step_transition_log l
-		WHERE l.xact_id >= pg_snapshot_xmax(c.position) AND l.xact_id <= '18446744073709551615' LIMIT 10001) s)
+		WHERE l.xact_id >= pg_snapshot_xmax(c.position) AND l.xact_id <= '18446744073709551615' ORDER BY l.xact_id LIMIT 10001) s)
 	+ (SELECT count(*) FROM (
 		SELECT FROM tasker.published_events e
-		WHERE e.xact_id >= pg_snapshot_xmax(c.position) AND e.xact_id <= '18446744073709551615' LIMIT 10001) e) AS events_behind,
+		WHERE e.xact_id >= pg_snapshot_xmax(c.position) AND e.xact_id <= '18446744073709551615' ORDER BY e.xact_id LIMIT 10001) e) AS events_behind,
 	coalesce(c.cursor_at, (SELECT max(m.left_at) FROM tasker.log_marks m WHERE pg_snapshot_xmax(m.position) <= pg_snapshot_xmax(c.position))) AS read_until,
 	coalesce(c.read_at, c.created_at) > tasker.now() - current_setting('tasker.consumer_grace')::interval AS holds_history,
 	c.channel
@@ -1200,9 +1212,9 @@ BEGIN ATOMIC
 	LEFT JOIN tasker.named_tasks nt ON nt.named_task_id = t.named_task_id
 	LEFT JOIN tasker.task_namespaces ns ON ns.task_namespace_id = nt.task_namespace_id
 	CROSS JOIN LATERAL (
-		-- Attempts are claims that were not given back, since an operator last set them to zero.
+		-- Attempts are claims that were not given back before, since an operator last set them to zero.
 		SELECT greatest(0, count(*) FILTER (WHERE k.to_state = 'in_progress')
-				- count(*) FILTER (WHERE k.from_state = 'in_progress' AND k.to_state = 'pending')) AS number,
+				- count(*) FILTER (WHERE k.from_state = 'in_progress' AND k.to_state = 'pending' AND k.sort_key < l.sort_key)) AS number,
 			CASE WHEN l.to_state = 'in_progress' OR l.from_state = 'in_progress'
 				THEN max(k.created_at) FILTER (WHERE k.to_state = 'in_progress') END AS started_at,
 			CASE WHEN l.from_state = 'in_progress' THEN l.created_at END AS ended_at
@@ -1670,6 +1682,230 @@ $$;
 COMMENT ON FUNCTION tasker.why(bigint) IS
 'Why a task does not move, in sentences: about what (server, database, namespace, template, orchestrator, task, a step by its name), the reason, and what to do, if anything, the widest reason first. Looks at one task and at who is there; changes and locks nothing. Of other roles'' sessions it shows the details only with pg_read_all_stats. Runs with the rights of the caller, who needs those of the views beneath. For people. Error: 42704 unknown task.';
 
+CREATE VIEW tasker.stat_tasks AS
+SELECT coalesce(s.name, '') AS namespace, coalesce(t.name, 'other') AS task, coalesce(t.version, '') AS version,
+	c.created, c.started, c.completed, c.failed, c.cancelled, c.resolved, c.retried,
+	c.bounds, c.buckets, c.seconds, c.timed
+FROM tasker.transition_counts() c
+LEFT JOIN tasker.named_tasks t ON t.named_task_id = c.id
+LEFT JOIN tasker.task_namespaces s ON s.task_namespace_id = t.task_namespace_id
+WHERE c.owner = 'task' AND (c.id IS NULL OR t.named_task_id IS NOT NULL);
+COMMENT ON VIEW tasker.stat_tasks IS
+'What happened to the tasks of each template since the server''s start or reset_stats(): transitions that were committed, from the template''s first one on. Templates that have found no room (2048 templates and handlers of the server have) are one row, other, of no namespace. No row where tasker is not preloaded. For operators and monitoring.';
+COMMENT ON COLUMN tasker.stat_tasks.failed IS 'Transitions to error; a task that is retried may fail again.';
+COMMENT ON COLUMN tasker.stat_tasks.resolved IS 'Transitions to resolved_manually.';
+COMMENT ON COLUMN tasker.stat_tasks.retried IS 'Transitions from error to pending.';
+COMMENT ON COLUMN tasker.stat_tasks.bounds IS 'Upper bounds of a histogram, in seconds: of tasks that are complete, from their requested_at on.';
+COMMENT ON COLUMN tasker.stat_tasks.buckets IS 'How many took up to the bound of the same place; timed is how many there were, seconds how long they took together.';
+
+-- From one priority to the next: each has one that is first in line.
+CREATE FUNCTION tasker.waiting_seconds(handler integer) RETURNS double precision
+LANGUAGE sql STABLE PARALLEL SAFE
+SET jit = off
+BEGIN ATOMIC
+	WITH RECURSIVE first AS (
+		(SELECT q.rank, q.workflow_step_id FROM tasker.work_queue q
+		WHERE q.handler_id = handler ORDER BY q.rank, q.workflow_step_id LIMIT 1)
+		UNION ALL
+		SELECT q.rank, q.workflow_step_id FROM first f
+		CROSS JOIN LATERAL (SELECT q.rank, q.workflow_step_id FROM tasker.work_queue q
+			WHERE q.handler_id = handler AND q.rank > f.rank ORDER BY q.rank, q.workflow_step_id LIMIT 1) q
+	)
+	SELECT greatest(extract(epoch FROM tasker.now() - min(r.ready_at)), 0)
+	FROM (SELECT f.workflow_step_id FROM first f LIMIT 100) f
+	CROSS JOIN LATERAL (SELECT w.sort_key FROM tasker.workflow_steps w WHERE w.workflow_step_id = f.workflow_step_id OFFSET 0) w
+	CROSS JOIN LATERAL tasker.ready_since(f.workflow_step_id, w.sort_key + 10) r;
+END;
+COMMENT ON FUNCTION tasker.waiting_seconds(integer) IS
+'For how many seconds the step of a handler, given by its id, that has waited longest is ready, of those that are first in line of their priority; 0 where none waits. Read by stat_handlers.';
+
+CREATE VIEW tasker.stat_handlers AS
+SELECT h.name AS handler, coalesce(s.name, '') AS namespace,
+	c.started, c.completed, c.failed, c.cancelled, c.resolved, c.retried, c.released, c.lost,
+	c.bounds, c.buckets, c.seconds, c.timed,
+	(SELECT count(*) FROM (SELECT FROM tasker.work_queue q WHERE q.handler_id = h.handler_id LIMIT 10001) q) AS waiting,
+	tasker.waiting_seconds(h.handler_id) AS waiting_seconds,
+	(SELECT count(*) FROM tasker.executors e WHERE e.ended_at IS NULL AND h.handler_id = ANY (e.handlers)) AS executors
+FROM tasker.handlers h
+LEFT JOIN tasker.task_namespaces s ON s.task_namespace_id = h.task_namespace_id
+LEFT JOIN (SELECT * FROM tasker.transition_counts() WHERE owner = 'step') c ON c.id = h.handler_id
+UNION ALL
+SELECT 'other', 'other', c.started, c.completed, c.failed, c.cancelled, c.resolved, c.retried, c.released, c.lost,
+	c.bounds, c.buckets, c.seconds, c.timed, NULL, NULL, NULL
+FROM tasker.transition_counts() c
+WHERE c.owner = 'step' AND c.id IS NULL;
+COMMENT ON VIEW tasker.stat_handlers IS
+'What waits for each handler now, and what happened to its steps since the server''s start or reset_stats(): transitions that were committed, from the handler''s first one on; NULL before, and where tasker is not preloaded. Handlers that have found no room (2048 templates and handlers of the server have) are one more row, other. For operators and monitoring.';
+COMMENT ON COLUMN tasker.stat_handlers.namespace IS 'The isolated namespace whose steps it is for; empty where the others share it.';
+COMMENT ON COLUMN tasker.stat_handlers.started IS 'Claims, and starts by hand.';
+COMMENT ON COLUMN tasker.stat_handlers.failed IS 'Transitions to error, those that are lost included.';
+COMMENT ON COLUMN tasker.stat_handlers.resolved IS 'Transitions to resolved_manually.';
+COMMENT ON COLUMN tasker.stat_handlers.retried IS 'Transitions from error to pending.';
+COMMENT ON COLUMN tasker.stat_handlers.released IS 'Given back, unstarted or by hand: transitions from in_progress to pending.';
+COMMENT ON COLUMN tasker.stat_handlers.lost IS 'Those of failed that no executor has reported: it was lost, or the attempt took longer than its timeout.';
+COMMENT ON COLUMN tasker.stat_handlers.bounds IS 'Upper bounds of a histogram, in seconds: of attempts that an executor has reported complete or failed, from their claim on.';
+COMMENT ON COLUMN tasker.stat_handlers.buckets IS 'How many took up to the bound of the same place; timed is how many there were, seconds how long they took together.';
+COMMENT ON COLUMN tasker.stat_handlers.waiting IS 'Ready steps that no executor has; 10001 stands for more than 10000.';
+COMMENT ON COLUMN tasker.stat_handlers.waiting_seconds IS 'For how long the one that has waited longest is ready, of those that are first in line of their priority; 0 where none waits.';
+COMMENT ON COLUMN tasker.stat_handlers.executors IS 'Executors that can run it and have not ended.';
+
+CREATE VIEW tasker.metrics AS
+SELECT s.family || s.suffix AS name, d.type, d.help, jsonb_build_object('datname', current_database()) || s.labels AS labels, s.value
+FROM (
+	SELECT 'tasker_task_' || e.event || '_total' AS family, '' AS suffix,
+		jsonb_build_object('namespace', t.namespace, 'task', t.task, 'version', t.version) AS labels, e.n::double precision AS value
+	FROM tasker.stat_tasks t
+	CROSS JOIN LATERAL (VALUES ('created', t.created), ('started', t.started), ('completed', t.completed), ('failed', t.failed),
+		('cancelled', t.cancelled), ('resolved', t.resolved), ('retried', t.retried)) e (event, n)
+	UNION ALL
+	SELECT 'tasker_step_' || e.event || '_total', '', jsonb_build_object('handler', h.handler, 'namespace', h.namespace), e.n
+	FROM tasker.stat_handlers h
+	CROSS JOIN LATERAL (VALUES ('started', h.started), ('completed', h.completed), ('failed', h.failed), ('cancelled', h.cancelled),
+		('resolved', h.resolved), ('retried', h.retried), ('released', h.released), ('lost', h.lost)) e (event, n)
+	WHERE h.started IS NOT NULL
+	UNION ALL
+	SELECT g.family, b.suffix, g.labels || b.labels, b.value
+	FROM (
+		SELECT 'tasker_task_duration_seconds' AS family, jsonb_build_object('namespace', t.namespace, 'task', t.task, 'version', t.version) AS labels,
+			t.bounds, t.buckets, t.seconds, t.timed
+		FROM tasker.stat_tasks t
+		UNION ALL
+		SELECT 'tasker_step_duration_seconds', jsonb_build_object('handler', h.handler, 'namespace', h.namespace), h.bounds, h.buckets, h.seconds, h.timed
+		FROM tasker.stat_handlers h
+		WHERE h.started IS NOT NULL
+		UNION ALL
+		SELECT 'tasker_latency_seconds', jsonb_build_object('stage', l.name),
+			array_agg(l.upper_bound ORDER BY l.upper_bound) FILTER (WHERE l.upper_bound < 'Infinity'),
+			array_agg(l.count ORDER BY l.upper_bound) FILTER (WHERE l.upper_bound < 'Infinity'), max(l.seconds), max(l.count)
+		FROM tasker.stat_latencies l
+		GROUP BY l.name
+	) g
+	CROSS JOIN LATERAL (
+		SELECT '_bucket' AS suffix, jsonb_build_object('le', u.bound::text) AS labels, u.n::double precision AS value
+		FROM unnest(g.bounds, g.buckets) u (bound, n)
+		UNION ALL VALUES ('_bucket', jsonb_build_object('le', '+Inf'), g.timed), ('_sum', '{}', g.seconds), ('_count', '{}', g.timed)
+	) b
+	UNION ALL
+	SELECT 'tasker_handler_' || e.gauge, '', jsonb_build_object('handler', h.handler, 'namespace', h.namespace), e.value
+	FROM tasker.stat_handlers h
+	CROSS JOIN LATERAL (VALUES ('waiting_steps', h.waiting), ('waiting_seconds', h.waiting_seconds), ('executors', h.executors)) e (gauge, value)
+	WHERE h.executors IS NOT NULL
+	UNION ALL
+	SELECT 'tasker_executors_' || v.gauge, '', '{}', v.value
+	FROM (SELECT count(*) AS alive, coalesce(sum(e.capacity), 0) AS capacity, coalesce(sum(e.in_flight), 0) AS in_flight
+		FROM tasker.stat_executors e WHERE e.ended_at IS NULL) e
+	CROSS JOIN LATERAL (VALUES ('alive', e.alive), ('capacity', e.capacity), ('in_flight_steps', e.in_flight)) v (gauge, value)
+	UNION ALL
+	SELECT 'tasker_orchestrator_' || v.name, '', '{}', coalesce(v.value, 0)
+	FROM tasker.stat_orchestrator o
+	CROSS JOIN LATERAL (VALUES ('running', (o.status = 'running')::integer), ('holds_dispatch', (o.holds_dispatch IS NOT NULL)::integer),
+		('batches_total', o.batches), ('log_rows_total', o.log_rows), ('claims_total', o.claims), ('notifications_total', o.notifications),
+		('errors_total', o.errors), ('unread_rows', o.unread_rows), ('unread_seconds', o.unread_seconds), ('memory_bytes', o.memory_bytes),
+		('set_aside', o.set_aside)) v (name, value)
+	UNION ALL
+	SELECT 'tasker_consumer_' || v.name, '', jsonb_build_object('consumer', c.name), v.value
+	FROM tasker.stat_event_consumers c
+	CROSS JOIN LATERAL (VALUES ('events_behind', c.events_behind), ('events_read_total', c.events_read),
+		('read_seconds', greatest(extract(epoch FROM tasker.now() - coalesce(c.read_at, c.created_at)), 0)),
+		('holds_history', c.holds_history::integer)) v (name, value)
+	UNION ALL
+	SELECT 'tasker_history_' || v.gauge, '', '{}', v.value
+	FROM (SELECT count(*) AS partitions, sum(pg_total_relation_size(i.inhrelid)) AS bytes,
+			(SELECT coalesce(max(extract(epoch FROM tasker.now() - p.closed_at)), 0) FROM tasker.history_periods p WHERE p.closed_at IS NOT NULL) AS oldest,
+			extract(epoch FROM current_setting('tasker.retention')::interval) AS retention
+		FROM pg_inherits i
+		WHERE i.inhparent IN ('tasker.task_transition_log'::regclass, 'tasker.workflow_step_transition_log'::regclass)) h
+	CROSS JOIN LATERAL (VALUES ('partitions', h.partitions), ('bytes', h.bytes), ('oldest_seconds', greatest(h.oldest, 0)),
+		('retention_seconds', h.retention)) v (gauge, value)
+) s
+JOIN (VALUES
+	('tasker_task_created_total', 'counter', 'Tasks created.'),
+	('tasker_task_started_total', 'counter', 'Transitions of tasks to in_progress.'),
+	('tasker_task_completed_total', 'counter', 'Transitions of tasks to complete.'),
+	('tasker_task_failed_total', 'counter', 'Transitions of tasks to error.'),
+	('tasker_task_cancelled_total', 'counter', 'Transitions of tasks to cancelled.'),
+	('tasker_task_resolved_total', 'counter', 'Transitions of tasks to resolved_manually.'),
+	('tasker_task_retried_total', 'counter', 'Transitions of tasks from error to pending.'),
+	('tasker_task_duration_seconds', 'histogram', 'From the request of a task to its completion.'),
+	('tasker_step_started_total', 'counter', 'Transitions of steps to in_progress: attempts.'),
+	('tasker_step_completed_total', 'counter', 'Transitions of steps to complete.'),
+	('tasker_step_failed_total', 'counter', 'Transitions of steps to error, lost attempts included.'),
+	('tasker_step_cancelled_total', 'counter', 'Transitions of steps to cancelled.'),
+	('tasker_step_resolved_total', 'counter', 'Transitions of steps to resolved_manually.'),
+	('tasker_step_retried_total', 'counter', 'Transitions of steps from error to pending.'),
+	('tasker_step_released_total', 'counter', 'Transitions of steps from in_progress to pending.'),
+	('tasker_step_lost_total', 'counter', 'Attempts that ended without a report: the executor was lost, or time was out.'),
+	('tasker_step_duration_seconds', 'histogram', 'From the claim of a step to the report of its executor.'),
+	('tasker_latency_seconds', 'histogram', 'How long tasker itself takes, by stage: intake, dispatch, claim, execution, batch.'),
+	('tasker_handler_waiting_steps', 'gauge', 'Ready steps that no executor has; 10001: more than 10000.'),
+	('tasker_handler_waiting_seconds', 'gauge', 'For how long the one that has waited longest is ready, of those first in line.'),
+	('tasker_handler_executors', 'gauge', 'Executors that can run the handler.'),
+	('tasker_executors_alive', 'gauge', 'Executors that have not ended.'),
+	('tasker_executors_capacity', 'gauge', 'Steps that can be pushed to them at once.'),
+	('tasker_executors_in_flight_steps', 'gauge', 'Steps that they have.'),
+	('tasker_orchestrator_running', 'gauge', 'Whether an orchestrator runs for the database.'),
+	('tasker_orchestrator_holds_dispatch', 'gauge', 'Whether nothing is given out: everything is paused, or the database was restored.'),
+	('tasker_orchestrator_batches_total', 'counter', 'Batches of the orchestrator.'),
+	('tasker_orchestrator_log_rows_total', 'counter', 'Transitions that it has read.'),
+	('tasker_orchestrator_claims_total', 'counter', 'Steps that it has given out.'),
+	('tasker_orchestrator_notifications_total', 'counter', 'Notifications that it has sent.'),
+	('tasker_orchestrator_errors_total', 'counter', 'Batches that have failed.'),
+	('tasker_orchestrator_unread_rows', 'gauge', 'Committed transitions that no batch has read.'),
+	('tasker_orchestrator_unread_seconds', 'gauge', 'For how long the oldest commit with news has been unread.'),
+	('tasker_orchestrator_memory_bytes', 'gauge', 'What the process of the orchestrator has allocated.'),
+	('tasker_orchestrator_set_aside', 'gauge', 'Tasks and steps that it could not process.'),
+	('tasker_consumer_events_behind', 'gauge', 'Events that a consumer has not read; more than 10000 of a kind count as 10001.'),
+	('tasker_consumer_events_read_total', 'counter', 'Events that a consumer has read.'),
+	('tasker_consumer_read_seconds', 'gauge', 'Since a consumer has read for the last time.'),
+	('tasker_consumer_holds_history', 'gauge', 'Whether retention waits for the consumer.'),
+	('tasker_history_partitions', 'gauge', 'Partitions of the transition logs.'),
+	('tasker_history_bytes', 'gauge', 'Size of the transition logs.'),
+	('tasker_history_oldest_seconds', 'gauge', 'Since the end of the oldest period of the logs that is still there; 0: there is none but the current one.'),
+	('tasker_history_retention_seconds', 'gauge', 'The setting tasker.retention; 0 keeps everything.')) d (family, type, help)
+	ON d.family = s.family;
+COMMENT ON VIEW tasker.metrics IS
+'Metrics in the terms of Prometheus, one row for each sample. Counters and histograms are kept in shared memory and begin at zero when the server starts, or at reset_stats(), which rate() and increase() know how to take; they count what was committed. Costs what runs and waits now, not what the history holds. Without tasker in shared_preload_libraries only gauges tell something. For monitoring: grant_observer() without a namespace is enough.';
+COMMENT ON COLUMN tasker.metrics.type IS 'counter, gauge or histogram.';
+COMMENT ON COLUMN tasker.metrics.labels IS 'An object of strings: datname is the database, le the upper bound of a bucket.';
+
+CREATE VIEW tasker.state_metrics AS
+SELECT d.name, 'gauge' AS type, d.help, jsonb_build_object('datname', current_database(), 'state', d.state) AS labels, coalesce(n.value, 0)::double precision AS value
+FROM (SELECT * FROM (VALUES ('tasker_tasks', 'Tasks by state.'), ('tasker_steps', 'Steps by state.')) m (name, help)
+	CROSS JOIN unnest(enum_range(NULL::tasker.state)) s (state)) d
+LEFT JOIN (
+	SELECT 'tasker_tasks' AS name, t.state, count(*) AS value FROM tasker.tasks t GROUP BY t.state
+	UNION ALL
+	SELECT 'tasker_steps', w.state, count(*) FROM tasker.workflow_steps w GROUP BY w.state
+) n ON n.name = d.name AND n.state = d.state;
+COMMENT ON VIEW tasker.state_metrics IS
+'Metrics as those of the view metrics: how many tasks and steps there are in each state. Reads all tasks and steps, one pass each, as system_health_counts() does, so not at every scrape.';
+
+CREATE FUNCTION tasker.prometheus_metrics(with_states boolean DEFAULT false) RETURNS text
+LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+SET extra_float_digits = 1
+SET jit = off
+BEGIN ATOMIC
+	SELECT coalesce(string_agg(
+		CASE WHEN s.place = 1 THEN format(E'# HELP %s %s\n# TYPE %1$s %3$s\n', s.family,
+			replace(replace(s.help, '\', '\\'), E'\n', '\n'), s.type) ELSE '' END
+		|| s.name || coalesce('{' || (
+			SELECT string_agg(format('%s="%s"', l.key, replace(replace(replace(l.value, '\', '\\'), E'\n', '\n'), '"', '\"')), ',' ORDER BY l.key = 'le', l.key COLLATE "C")
+			FROM jsonb_each_text(s.labels) l) || '}', '')
+		|| ' ' || CASE s.value WHEN 'Infinity' THEN '+Inf' WHEN '-Infinity' THEN '-Inf' ELSE s.value::text END, E'\n'
+		ORDER BY s.family COLLATE "C", s.place) || E'\n', '')
+	FROM (
+		SELECT m.*, row_number() OVER (PARTITION BY m.family
+			ORDER BY (m.labels - 'le')::text COLLATE "C", m.name COLLATE "C" = m.family || '_count', m.name COLLATE "C" = m.family || '_sum',
+				(m.labels ->> 'le')::double precision) AS place
+		FROM (
+			SELECT a.*, CASE a.type WHEN 'histogram' THEN regexp_replace(a.name, '_(bucket|sum|count)$', '') ELSE a.name END AS family
+			FROM (SELECT * FROM tasker.metrics UNION ALL SELECT * FROM tasker.state_metrics WHERE with_states) a
+		) m
+	) s;
+END;
+COMMENT ON FUNCTION tasker.prometheus_metrics(boolean) IS
+'The view metrics in the text format of Prometheus (version 0.0.4), to be served to a scrape as it is, in UTF-8; with_states: state_metrics as well, which reads all tasks and steps. Changes nothing. For monitoring: grant_observer() without a namespace is enough.';
+
 CREATE OR REPLACE FUNCTION tasker.ended_attempts(since timestamptz)
 RETURNS TABLE (workflow_step_id bigint, sort_key integer, state tasker.state, started_at timestamptz, ended_at timestamptz, metadata jsonb)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 10000
@@ -2089,7 +2325,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 		step_readiness_statuses task_execution_contexts task_summaries task_templates task_transitions task_workflow_summaries
 		workflow_step_edges workflow_step_transitions waiting_steps capability_privileges home'),
 	('observer', 'SELECT', true, 'annotation_types dependent_systems dependent_system_object_maps history_periods log_marks event_consumers task_schedules timers work_queue tasks_task_id_seq workflow_steps_workflow_step_id_seq
-		stat_history stat_horizon stat_orchestrator stat_latencies stat_event_consumers'),
+		stat_history stat_horizon stat_orchestrator stat_latencies stat_event_consumers stat_tasks stat_handlers metrics state_metrics'),
 	('observer', 'EXECUTE', false, 'now legal_transitions transition_event event_payload_keys event_payload_schema
 		small_json task_event_payload step_event_payload custom_event_payload next_cron_time state_colours one_line mermaid_label dot_label dot_tooltip draw_mermaid draw_dot draw_text
 		check_diagram_format draw graph_depths graph_reach graph_paths backoff_seconds json_schema_violations yaml_to_jsonb
@@ -2100,7 +2336,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 		find_task find_tasks task_drawing task_diagram task_timeline task_edges task_state step_state task_in_any_state step_in_any_state
 		graph_weights severity expected_durations graph_steps critical_paths bottlenecks error_chains parallelism task_graph_analysis
 		finalization_decision find_viable_steps await_task system_health_counts executor_measures'),
-	('observer', 'EXECUTE', true, 'orchestrator_status orchestrator_measures latency_buckets mapped_objects history_period current_period check
+	('observer', 'EXECUTE', true, 'orchestrator_status orchestrator_measures latency_buckets transition_counts waiting_seconds prometheus_metrics mapped_objects history_period current_period check
 		position_read_by_consumers create_event_consumer drop_event_consumer read_events subscribe unsubscribe
 		why why_nothing_moves why_locked why_steps live_executors time_of_day'),
 	('producer', 'SELECT', false, 'task_namespaces named_tasks tasks task_transition_log task_annotations task_summaries annotations
@@ -2195,7 +2431,7 @@ BEGIN
 	INSERT INTO tasker.handlers (name, task_namespace_id)
 	SELECT DISTINCT n.name, s.id
 	FROM unnest(names) n (name)
-	CROSS JOIN unnest(CASE WHEN spaces IS NULL THEN '{NULL}' ELSE spaces END) s (id)
+	CROSS JOIN unnest(CASE WHEN spaces IS NULL THEN ARRAY[NULL]::integer[] ELSE spaces END) s (id)
 	WHERE NOT EXISTS (SELECT FROM tasker.handlers h WHERE h.name = n.name AND h.task_namespace_id IS NOT DISTINCT FROM s.id)
 	ORDER BY n.name, s.id
 	ON CONFLICT DO NOTHING;
@@ -2453,7 +2689,9 @@ SELECT pg_catalog.pg_extension_config_dump('tasker.task_schedules', '');
 
 -- Nothing new is reachable by PUBLIC.
 REVOKE ALL ON TABLE tasker.capability_grants, tasker.capability_privileges, tasker.event_consumers, tasker.events, tasker.home, tasker.log_marks,
-	tasker.published_events, tasker.role_grants, tasker.stat_event_consumers, tasker.stat_latencies, tasker.step_waits, tasker.task_schedules, tasker.waiting_steps FROM PUBLIC;
+	tasker.metrics, tasker.published_events, tasker.role_grants, tasker.stat_event_consumers, tasker.stat_handlers, tasker.stat_latencies,
+	tasker.stat_tasks, tasker.state_metrics, tasker.task_schedules,
+	tasker.step_waits, tasker.waiting_steps FROM PUBLIC;
 REVOKE ALL ON SEQUENCE tasker.log_marks_mark_id_seq, tasker.published_events_event_id_seq FROM PUBLIC;
 REVOKE ALL ON ROUTINE tasker.announce_events(integer), tasker.apply_grants(text), tasker.create_event_consumer(text, text[], boolean),
 	tasker.create_requested_task(jsonb), tasker.awaited_patterns(), tasker.custom_event_payload(tasker.published_events), tasker.deliver_event_page(text[], text[], timestamp with time zone[], bigint[], jsonb[]),
@@ -2465,14 +2703,14 @@ REVOKE ALL ON ROUTINE tasker.announce_events(integer), tasker.apply_grants(text)
 	tasker.grant_producer(text, text), tasker.handler_scope(integer), tasker.handlers_of_role(text, text[]), tasker.isolate_namespace(integer),
 	tasker.latency_buckets(), tasker.live_executors(integer), tasker.namespaces_of_role(text, text),
 	tasker.next_cron_time(text, timestamp with time zone, text), tasker.orchestrator_measures(), tasker.position_read_by_consumers(),
-	tasker.publish_event(text, jsonb, bigint, bigint), tasker.read_events(text, integer), tasker.refresh_executors(), tasker.reset_stats(),
+	tasker.prometheus_metrics(boolean), tasker.publish_event(text, jsonb, bigint, bigint), tasker.read_events(text, integer), tasker.refresh_executors(), tasker.reset_stats(),
 	tasker.revoke_role(text, text, text), tasker.schedule_task(text, text, jsonb, text, text), tasker.secure_partitions(),
 	tasker.sees_event(text, text), tasker.sees_everything(), tasker.sees_name(text, integer), tasker.sees_role(text), tasker.sees_step(bigint),
 	tasker.sees_task(bigint), tasker.sees_template(integer), tasker.set_event_schema(text, jsonb), tasker.small_json(jsonb),
 	tasker.start_scheduled_tasks(integer), tasker.step_event_payload(tasker.workflow_step_transition_log), tasker.subscribe(text[], text),
 	tasker.task_event_payload(tasker.task_transition_log), tasker.time_of_day(timestamp with time zone),
-	tasker.transition_event(text, tasker.state, tasker.state), tasker.unschedule_task(text), tasker.unsubscribe(text), tasker.visible_namespaces(),
-	tasker.why(bigint), tasker.why_locked(bigint), tasker.why_nothing_moves(integer), tasker.why_steps(bigint), tasker.would_confine(text),
+	tasker.transition_counts(), tasker.transition_event(text, tasker.state, tasker.state), tasker.unschedule_task(text), tasker.unsubscribe(text), tasker.visible_namespaces(),
+	tasker.waiting_seconds(integer), tasker.why(bigint), tasker.why_locked(bigint), tasker.why_nothing_moves(integer), tasker.why_steps(bigint), tasker.would_confine(text),
 	tasker.write_grant(text, text, text, text, boolean), tasker.write_object_map(text, text, text, text),
 	tasker.write_revocation(text, text, text) FROM PUBLIC;
 -- But for what row security asks on behalf of whoever reads a table (access.sql).

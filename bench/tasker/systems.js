@@ -5,6 +5,7 @@ import { Tasker } from './database.js';
 import { AwaitExecutor, LibpqExecutor, PullExecutor, PushExecutor } from './executors.js';
 import { backlog, diamondIdle, drain, fanout, hop, latency, openLoopLatency, runShapes } from './workloads.js';
 import { commits, idleExecutors, retries, snapshot } from './promises.js';
+import { telemetry } from './telemetry.js';
 
 const everyKind = { drain, shapes: runShapes, fanout, backlog };
 const latencies = { latency, openLoop: openLoopLatency, diamondIdle, hop };
@@ -12,7 +13,7 @@ const kinds = [
 	{
 		variant: 'push', Executor: PushExecutor,
 		workloads: {
-			...everyKind, ...latencies, snapshot, commits, idleExecutors, retries,
+			...everyKind, ...latencies, snapshot, commits, idleExecutors, retries, telemetry,
 		},
 	},
 	{ variant: 'await', Executor: AwaitExecutor, workloads: { ...everyKind, ...latencies }, needs: 'await_steps' },

@@ -13,6 +13,8 @@ CREATE TABLE tasker.capability_grants (
 COMMENT ON TABLE tasker.capability_grants IS
 'What was granted to roles, by name: a role that does not exist, after a restore say, means nothing. Roles that a row applies to, by membership too, are confined to their rows; all others to nothing but PostgreSQL''s privileges. Written by grant_observer() and its like, and revoke_role(). See role_grants.';
 COMMENT ON COLUMN tasker.capability_grants.task_namespace_id IS 'NULL: all namespaces.';
+-- It has no primary key: without this, revoking would fail where somebody publishes all tables.
+ALTER TABLE tasker.capability_grants REPLICA IDENTITY FULL;
 
 CREATE VIEW tasker.role_grants AS
 SELECT g.role_name, g.capability, n.name AS namespace, g.granted_by, g.granted_at,

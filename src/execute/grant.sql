@@ -11,7 +11,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 		step_readiness_statuses task_execution_contexts task_summaries task_templates task_transitions task_workflow_summaries
 		workflow_step_edges workflow_step_transitions waiting_steps capability_privileges home'),
 	('observer', 'SELECT', true, 'annotation_types dependent_systems dependent_system_object_maps history_periods log_marks event_consumers task_schedules task_triggers timers work_queue tasks_task_id_seq workflow_steps_workflow_step_id_seq
-		stat_history stat_horizon stat_orchestrator stat_latencies stat_event_consumers'),
+		stat_history stat_horizon stat_orchestrator stat_latencies stat_event_consumers stat_tasks stat_handlers metrics state_metrics'),
 	('observer', 'EXECUTE', false, 'now legal_transitions transition_event event_payload_keys event_payload_schema
 		small_json task_event_payload step_event_payload custom_event_payload next_cron_time state_colours one_line mermaid_label dot_label dot_tooltip draw_mermaid draw_dot draw_text
 		check_diagram_format draw graph_depths graph_reach graph_paths backoff_seconds json_schema_violations yaml_to_jsonb
@@ -22,7 +22,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 		find_task find_tasks task_drawing task_diagram task_timeline task_edges task_state step_state task_in_any_state step_in_any_state
 		graph_weights severity expected_durations graph_steps critical_paths bottlenecks error_chains parallelism task_graph_analysis
 		finalization_decision find_viable_steps await_task system_health_counts executor_measures'),
-	('observer', 'EXECUTE', true, 'orchestrator_status orchestrator_measures latency_buckets mapped_objects history_period current_period check
+	('observer', 'EXECUTE', true, 'orchestrator_status orchestrator_measures latency_buckets transition_counts waiting_seconds prometheus_metrics mapped_objects history_period current_period check
 		position_read_by_consumers create_event_consumer drop_event_consumer read_events subscribe unsubscribe
 		why why_nothing_moves why_locked why_steps live_executors time_of_day'),
 	('producer', 'SELECT', false, 'task_namespaces named_tasks tasks task_transition_log task_annotations task_summaries annotations
@@ -116,7 +116,7 @@ BEGIN
 	INSERT INTO tasker.handlers (name, task_namespace_id)
 	SELECT DISTINCT n.name, s.id
 	FROM unnest(names) n (name)
-	CROSS JOIN unnest(CASE WHEN spaces IS NULL THEN '{NULL}' ELSE spaces END) s (id)
+	CROSS JOIN unnest(CASE WHEN spaces IS NULL THEN ARRAY[NULL]::integer[] ELSE spaces END) s (id)
 	WHERE NOT EXISTS (SELECT FROM tasker.handlers h WHERE h.name = n.name AND h.task_namespace_id IS NOT DISTINCT FROM s.id)
 	ORDER BY n.name, s.id
 	ON CONFLICT DO NOTHING;

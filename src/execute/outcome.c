@@ -375,6 +375,21 @@ RequireClaim(int64 step_id, int32 claim, int64 executor_id)
 				 errdetail("It was made for an executor that another role has registered.")));
 }
 
+/* Requires all claims of a report: those of one executor, most often of all steps, are asked for once. */
+static void
+RequireClaims(const MovedStep *steps, int n)
+{
+	int64		required = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (required != 0 && steps[i].executor_id == required)
+			continue;
+		RequireClaim(steps[i].step_id, steps[i].sort_key - 10, steps[i].executor_id);
+		required = steps[i].executor_id;
+	}
+}
+
 /* Whether a step that did not move was moved by the same report before; raises otherwise, or says false. */
 static bool
 WasReportedBefore(const Report *report, int i, bool skip_stale)
@@ -430,8 +445,7 @@ MakeReport(const Report *report, bool skip_stale, int64 **refused, int *n_refuse
 	*n_refused = 0;
 	OpenQueryScope(&scope);
 	steps = MoveReported(report, &moved);
-	for (int m = 0; m < moved; m++)
-		RequireClaim(steps[m].step_id, steps[m].sort_key - 10, steps[m].executor_id);
+	RequireClaims(steps, moved);
 	FAULT_POINT("reported");
 	if (moved < report->n)
 	{

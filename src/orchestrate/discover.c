@@ -10,12 +10,10 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
 #include "define/policy.h"
 #include "define/step_template.h"
 #include "execute/pause.h"
 #include "orchestrate/discover.h"
-#include "pg/query.h"
 #include "pg/table.h"
 #include "rules/state.h"
 #include "run/row.h"
@@ -75,32 +73,6 @@ TemplateOf(const Reader *r, const StepRow *step)
 
 /* sort_key of the transition that creates a task. */
 #define FIRST_SORT_KEY 10
-
-static KeptQuery READ_FAILED = {
-	.sql =
-	"SELECT s.workflow_step_id, s.task_id, s.sort_key, s.next_retry_at, s.skippable, s.handler_id,"
-	"       s.rank::integer, t.named_task_id"
-	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
-	"  CROSS JOIN LATERAL (SELECT * FROM tasker.workflow_steps s WHERE s.workflow_step_id = u LIMIT 1) s"
-	"  CROSS JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = s.task_id LIMIT 1) t"
-	" WHERE s.state = 'error' AND t.state IN ('pending', 'in_progress')",
-	.nargs = 1,.types = {INT8ARRAYOID}
-};
-
-static KeptQuery READ_CANCELLED = {
-	.sql =
-	"SELECT s.task_id, c.workflow_step_id, t.named_task_id"
-	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
-	"  CROSS JOIN LATERAL (SELECT * FROM tasker.workflow_steps s WHERE s.workflow_step_id = u LIMIT 1) s"
-	"  CROSS JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = s.task_id LIMIT 1) t"
-	"  LEFT JOIN LATERAL (SELECT (SELECT c.workflow_step_id FROM tasker.workflow_steps c"
-	"                              WHERE c.task_id = s.task_id AND c.named_step_id = e.to_named_step_id AND c.state = 'pending') AS workflow_step_id"
-	"                       FROM tasker.named_step_edges e"
-	"                      WHERE e.named_task_id = t.named_task_id AND e.from_named_step_id = s.named_step_id OFFSET 0) c"
-	"    ON true"
-	" WHERE s.state = 'cancelled' AND t.state <> 'cancelled'",
-	.nargs = 1,.types = {INT8ARRAYOID}
-};
 
 /* A step of a task has stopped: where one runs at a time, the next may have its turn. */
 static void
@@ -239,84 +211,96 @@ FollowStarted(Batch *batch)
 	CloseReader(&r);
 }
 
-/* A failed step: it waits for its retry, runs again now, is skipped, or stops its task. */
-void
-FollowFailed(Batch *batch)
+/* What follows from one failed step: it waits for its retry, runs again now, is skipped, or stops its task. */
+static void
+FollowFailedStep(Batch *batch, const TaskRow *task, const StepRow *step)
 {
 	Orchestrator *o = batch->o;
-	int			n;
-	int64	   *step_ids = TakeWork(batch, WORK_FAILED, &n);
-	Datum		arg;
-	uint64		rows;
 
-	if (n == 0)
-		return;
-	arg = Int64Array(step_ids, n);
-	rows = RunQuery(&READ_FAILED, &arg, NULL);
-	batch->timers = palloc(sizeof(Timer) * Max(rows, 1));
-	for (uint64 row = 0; row < rows; row++)
+	/* One that is promoted at once takes part in the next look for a turn. */
+	if (step->has_retry && step->next_retry_at <= batch->now)
 	{
-		int64		step_id = RowInt64(row, 1);
-		int64		task_id = RowInt64(row, 2);
-		bool		no_retry;
-		Datum		retry_at = RowDatum(row, 4, &no_retry);
-
-		/* One that is promoted at once takes part in the next look for a turn. */
-		if (!no_retry && DatumGetTimestampTz(retry_at) <= batch->now)
-		{
-			AddId(CurrentMemoryContext, &batch->promote, step_id);
-			continue;
-		}
-		PassTurn(o, RowInt32(row, 8), task_id);
-		LeaveWait(batch, RowInt32(row, 8), step_id);
-		if (!no_retry)
-			batch->timers[batch->n_timers++] = (Timer)
-		{
-			.due_at = DatumGetTimestampTz(retry_at),.step_id = step_id,.sort_key = RowInt32(row, 3)
-		};
-		else if (RowBool(row, 5))
-			AddId(CurrentMemoryContext, &batch->skip, step_id);
-		else
-		{
-			(void) WaitsForAnother(o->watched_tasks, task_id, step_id);
-			if (hash_search(o->watched_tasks, &task_id, HASH_FIND, NULL) == NULL)
-				AddWork(o, WORK_FINALS, task_id);
-		}
+		AddId(CurrentMemoryContext, &batch->promote, step->step_id);
+		return;
+	}
+	PassTurn(o, task->named_task_id, task->task_id);
+	LeaveWait(batch, task->named_task_id, step->step_id);
+	if (step->has_retry)
+		batch->timers[batch->n_timers++] = (Timer)
+	{
+		.due_at = step->next_retry_at,.step_id = step->step_id,.sort_key = step->sort_key
+	};
+	else if (step->skippable)
+		AddId(CurrentMemoryContext, &batch->skip, step->step_id);
+	else
+	{
+		(void) WaitsForAnother(o->watched_tasks, task->task_id, step->step_id);
+		if (hash_search(o->watched_tasks, &task->task_id, HASH_FIND, NULL) == NULL)
+			AddWork(o, WORK_FINALS, task->task_id);
 	}
 }
 
-/* A cancelled step: what depends on it can never run. */
 void
-FollowCancelled(Batch *batch)
+FollowFailed(Batch *batch)
 {
-	Orchestrator *o = batch->o;
 	int			n;
-	int64	   *step_ids = TakeWork(batch, WORK_CANCELLED, &n);
-	Datum		arg;
-	uint64		rows;
+	int64	   *step_ids = TakeWork(batch, WORK_FAILED, &n);
+	StepRow		step;
+	Reader		r;
 
 	if (n == 0)
 		return;
-	arg = Int64Array(step_ids, n);
-	rows = RunQuery(&READ_CANCELLED, &arg, NULL);
-	for (uint64 row = 0; row < rows; row++)
-	{
-		int64		task_id = RowInt64(row, 1);
-		bool		no_child;
-		Datum		child = RowDatum(row, 2, &no_child);
-
-		(void) hash_search(o->watched_tasks, &task_id, HASH_REMOVE, NULL);
-		AddWork(o, WORK_FINALS, task_id);
-		PassTurn(o, RowInt32(row, 3), task_id);
-		if (!no_child)
-			AddId(CurrentMemoryContext, &batch->cascade, DatumGetInt64(child));
-	}
+	batch->timers = palloc(sizeof(Timer) * n);
+	r = OpenReader();
 	for (int i = 0; i < n; i++)
 	{
+		if (FindStepRow(r.steps, r.step_by_id, step_ids[i], &step) && step.state == STATE_ERROR &&
+			ReadTaskOf(&r, &step) && (r.task.state == STATE_PENDING || r.task.state == STATE_IN_PROGRESS))
+			FollowFailedStep(batch, &r.task, &step);
+	}
+	CloseReader(&r);
+}
+
+/* What follows from one cancelled step: those that depend on it can never run. */
+static void
+FollowCancelledStep(Batch *batch, Reader *r, const StepRow *step)
+{
+	Orchestrator *o = batch->o;
+	const StepTemplate *step_template = TemplateOf(r, step);
+	StepRow		child;
+
+	(void) hash_search(o->watched_tasks, &step->task_id, HASH_REMOVE, NULL);
+	AddWork(o, WORK_FINALS, step->task_id);
+	PassTurn(o, r->task.named_task_id, step->task_id);
+	for (int c = 0; c < step_template->n_children; c++)
+	{
+		if (FindStepOfTask(r->steps, r->by_named_step, step->task_id, step_template->children[c], &child) &&
+			child.state == STATE_PENDING)
+			AddId(CurrentMemoryContext, &batch->cascade, child.step_id);
+	}
+}
+
+void
+FollowCancelled(Batch *batch)
+{
+	int			n;
+	int64	   *step_ids = TakeWork(batch, WORK_CANCELLED, &n);
+	StepRow		step;
+	Reader		r;
+
+	if (n == 0)
+		return;
+	r = OpenReader();
+	for (int i = 0; i < n; i++)
+	{
+		if (FindStepRow(r.steps, r.step_by_id, step_ids[i], &step) && step.state == STATE_CANCELLED &&
+			ReadTaskOf(&r, &step) && r.task.state != STATE_CANCELLED)
+			FollowCancelledStep(batch, &r, &step);
 		AddId(CurrentMemoryContext, &batch->dequeue, step_ids[i]);
 		if (AnyWaits())
 			AddId(CurrentMemoryContext, &batch->left_waits, step_ids[i]);
 	}
+	CloseReader(&r);
 }
 
 /* The last parent that is not finished: in a wide fan-in the last one to finish. */

@@ -127,8 +127,7 @@ ReadPage(int max, MemoryContext context, EventPage *page)
 		if (report.wanted)
 		{
 			ShowPatterns(patterns);
-			ReadEventPage(REACTOR, patterns, Min(max, MAX_PAGE), context, page);
-			report.events = page->n;
+			report.events = (int) ReadEventPage(REACTOR, patterns, Min(max, MAX_PAGE), context, page);
 		}
 	}
 	CloseQueryScope(&scope);

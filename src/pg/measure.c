@@ -44,6 +44,17 @@
 
 #define ERROR_BYTES 256
 
+/* Templates and handlers of all databases that are counted each for itself, the others of a database together. */
+#define COUNTED_ROOM 2048
+
+/* How long tasks and steps take: seconds matter here, and hours. */
+static const int64 duration_bounds[] = {
+	5000, 10000, 25000, 50000, 100000, 250000, 500000, 1000000, 2500000, 5000000, 10000000,
+	30000000, 60000000, INT64CONST(300000000), INT64CONST(1800000000), INT64CONST(3600000000),
+	INT64CONST(21600000000), INT64CONST(86400000000)
+};
+#define DURATION_BOUNDS lengthof(duration_bounds)
+
 typedef struct Histogram
 {
 	pg_atomic_uint64 counts[BUCKETS];
@@ -68,6 +79,27 @@ typedef struct Sample
 	pg_atomic_uint64 ready_at;
 } Sample;
 
+/* What has happened to the tasks of a template, or to the steps of a handler. */
+typedef struct Counts
+{
+	pg_atomic_uint64 events[COUNTED_EVENTS];
+	pg_atomic_uint64 durations[DURATION_BOUNDS + 1];	/* the last one: longer */
+	pg_atomic_uint64 microseconds;
+} Counts;
+
+typedef struct CountedKey
+{
+	Oid			database;
+	CountedKind kind;
+	int32		id;
+} CountedKey;
+
+typedef struct Counted
+{
+	CountedKey	key;
+	Counts		counts;
+} Counted;
+
 typedef struct Owner
 {
 	int64		id;
@@ -82,6 +114,7 @@ typedef struct DatabaseMeasures
 	pg_atomic_uint64 unread_rows;
 	Histogram	latencies[LATENCIES];
 	Sample		samples[SAMPLES];
+	Counts		others[COUNTED_KINDS];	/* of those who have found no room */
 	slock_t		mutex;			/* of what follows */
 	Rate		rates[RATES];
 	Size		memory;
@@ -117,13 +150,14 @@ typedef struct ExecutorMeasures
 
 typedef struct AllMeasures
 {
-	LWLock	   *lock;			/* of who has which place, here and in the table of executors */
+	LWLock	   *lock;			/* of who has which place, here and in the tables beside it */
 	int			n;
 	DatabaseMeasures databases[FLEXIBLE_ARRAY_MEMBER];
 } AllMeasures;
 
 static AllMeasures *all = NULL;
 static HTAB *executors = NULL;
+static HTAB *counted = NULL;
 static DatabaseMeasures *own = NULL;	/* of MyDatabaseId, which never changes */
 static shmem_request_hook_type previous_request_hook = NULL;
 static shmem_startup_hook_type previous_startup_hook = NULL;
@@ -142,6 +176,7 @@ RequestMeasures(void)
 	if (previous_request_hook)
 		previous_request_hook();
 	RequestAddinShmemSpace(add_size(MeasuresSize(), hash_estimate_size(tasker_max_executors, sizeof(ExecutorMeasures))));
+	RequestAddinShmemSpace(hash_estimate_size(COUNTED_ROOM, sizeof(Counted)));
 	RequestNamedLWLockTranche("tasker_measures", 1);
 }
 
@@ -151,6 +186,16 @@ ClearHistogram(Histogram *histogram)
 	for (int i = 0; i < BUCKETS; i++)
 		pg_atomic_init_u64(&histogram->counts[i], 0);
 	pg_atomic_init_u64(&histogram->microseconds, 0);
+}
+
+static void
+ClearCounts(Counts *counts)
+{
+	for (int i = 0; i < COUNTED_EVENTS; i++)
+		pg_atomic_init_u64(&counts->events[i], 0);
+	for (int i = 0; i <= DURATION_BOUNDS; i++)
+		pg_atomic_init_u64(&counts->durations[i], 0);
+	pg_atomic_init_u64(&counts->microseconds, 0);
 }
 
 /* Makes a place of a database free. */
@@ -175,6 +220,8 @@ ClearDatabase(DatabaseMeasures *measures, TimestampTz now)
 {
 	for (int i = 0; i < LATENCIES; i++)
 		ClearHistogram(&measures->latencies[i]);
+	for (int i = 0; i < COUNTED_KINDS; i++)
+		ClearCounts(&measures->others[i]);
 	pg_atomic_write_u64(&measures->since, (uint64) now);
 	SpinLockAcquire(&measures->mutex);
 	memset(measures->rates, 0, sizeof(measures->rates));
@@ -199,6 +246,7 @@ static void
 StartMeasures(void)
 {
 	HASHCTL		control = {.keysize = sizeof(ExecutorKey),.entrysize = sizeof(ExecutorMeasures)};
+	HASHCTL		counted_control = {.keysize = sizeof(CountedKey),.entrysize = sizeof(Counted)};
 	bool		found;
 
 	if (previous_startup_hook)
@@ -215,6 +263,8 @@ StartMeasures(void)
 	}
 	executors = ShmemInitHash("tasker executors", tasker_max_executors, tasker_max_executors, &control,
 							  HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
+	counted = ShmemInitHash("tasker counts", COUNTED_ROOM, COUNTED_ROOM, &counted_control,
+							HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -306,11 +356,29 @@ FindExecutor(int64 executor_id, bool create, TimestampTz now)
 	return measures;
 }
 
+/* The place of a template or handler, made if need be; NULL where there is no room.  The caller holds the lock. */
+static Counted *
+FindCounted(CountedKind kind, int32 id, bool create)
+{
+	CountedKey	key = {.database = MyDatabaseId,.kind = kind,.id = id};
+	Counted    *place;
+	bool		found;
+
+	place = hash_search(counted, &key, HASH_FIND, &found);
+	if (place != NULL || !create || hash_get_num_entries(counted) >= COUNTED_ROOM)
+		return place;
+	place = hash_search(counted, &key, HASH_ENTER_NULL, &found);
+	if (place != NULL && !found)
+		ClearCounts(&place->counts);
+	return place;
+}
+
 void
 ForgetMeasures(Oid database)
 {
 	HASH_SEQ_STATUS scan;
 	ExecutorMeasures *measures;
+	Counted    *place;
 
 	LWLockAcquire(all->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < all->n; i++)
@@ -324,6 +392,12 @@ ForgetMeasures(Oid database)
 		if (measures->key.database == database)
 			(void) hash_search(executors, &measures->key, HASH_REMOVE, NULL);
 	}
+	hash_seq_init(&scan, counted);
+	while ((place = hash_seq_search(&scan)) != NULL)
+	{
+		if (place->key.database == database)
+			(void) hash_search(counted, &place->key, HASH_REMOVE, NULL);
+	}
 	LWLockRelease(all->lock);
 }
 
@@ -336,16 +410,44 @@ BucketBound(int bucket)
 		FIRST_BUCKET_US / (double) USECS_PER_SEC * (UINT64CONST(1) << bucket);
 }
 
+/* Times that are added up before they are published. */
+typedef struct Times
+{
+	uint32		counts[BUCKETS];
+	int64		microseconds;
+} Times;
+
 static void
-AddToHistogram(Histogram *histogram, int64 microseconds)
+AddTime(Times *times, int64 microseconds)
 {
 	int			bucket = 0;
 
 	microseconds = Max(microseconds, 0);
 	if (microseconds > FIRST_BUCKET_US)
 		bucket = Min(BUCKETS - 1, pg_leftmost_one_pos64((microseconds - 1) / FIRST_BUCKET_US) + 1);
-	pg_atomic_fetch_add_u64(&histogram->counts[bucket], 1);
-	pg_atomic_fetch_add_u64(&histogram->microseconds, microseconds);
+	times->counts[bucket]++;
+	times->microseconds += microseconds;
+}
+
+static void
+AddTimes(Histogram *histogram, const Times *times)
+{
+	for (int i = 0; i < BUCKETS; i++)
+	{
+		if (times->counts[i] > 0)
+			pg_atomic_fetch_add_u64(&histogram->counts[i], times->counts[i]);
+	}
+	if (times->microseconds > 0)
+		pg_atomic_fetch_add_u64(&histogram->microseconds, times->microseconds);
+}
+
+static void
+AddToHistogram(Histogram *histogram, int64 microseconds)
+{
+	Times		times = {0};
+
+	AddTime(&times, microseconds);
+	AddTimes(histogram, &times);
 }
 
 /*
@@ -402,9 +504,33 @@ typedef struct Note
 	int			level;			/* of the subtransaction, as long as that is open */
 } Note;
 
+/* What a transaction did to the tasks of a template, or to the steps of a handler. */
+typedef struct Tally
+{
+	CountedKind kind;
+	int32		id;
+	int			level;			/* of the subtransaction, as long as that is open */
+	uint32		events[COUNTED_EVENTS];
+	uint32		durations[DURATION_BOUNDS + 1];
+	int64		microseconds;
+} Tally;
+
+/* So many of the latest tallies are looked at before another one is begun. */
+#define TALLIES_LOOKED_AT 16
+
+/* What an executor has done, added up. */
+typedef struct ExecutorSum
+{
+	uint64		counts[EXECUTOR_EVENTS];
+	Times		execution;
+} ExecutorSum;
+
 /* All of it is in the memory of the transaction and ends with that. */
 static struct
 {
+	int			tallies;
+	int			tally_room;
+	Tally	   *tally;
 	int			n;
 	int			room;
 	Note	   *notes;
@@ -434,6 +560,48 @@ NoteExecutorStep(int64 executor_id, ExecutorEvent event, int64 microseconds)
 	};
 }
 
+/* The tally of this subtransaction for a template or handler; later ones stand behind, and so do deeper ones. */
+static Tally *
+FindTally(CountedKind kind, int32 id)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	for (int i = noted.tallies - 1; i >= Max(noted.tallies - TALLIES_LOOKED_AT, 0) && noted.tally[i].level == level; i--)
+	{
+		if (noted.tally[i].id == id && noted.tally[i].kind == kind)
+			return &noted.tally[i];
+	}
+	if (noted.tallies == noted.tally_room)
+	{
+		noted.tally_room = Max(8, 2 * noted.tally_room);
+		noted.tally = noted.tally ? repalloc_huge(noted.tally, sizeof(Tally) * noted.tally_room) :
+			MemoryContextAlloc(TopTransactionContext, sizeof(Tally) * noted.tally_room);
+	}
+	noted.tally[noted.tallies] = (Tally)
+	{
+		.kind = kind,.id = id,.level = level
+	};
+	return &noted.tally[noted.tallies++];
+}
+
+void
+NoteEvent(CountedKind kind, int32 id, CountedEvent event, int64 microseconds)
+{
+	Tally	   *tally;
+	int			bucket = 0;
+
+	if (all == NULL)
+		return;
+	tally = FindTally(kind, id);
+	tally->events[event]++;
+	if (microseconds == UNTIMED)
+		return;
+	while (bucket < DURATION_BOUNDS && microseconds > duration_bounds[bucket])
+		bucket++;
+	tally->durations[bucket]++;
+	tally->microseconds += microseconds;
+}
+
 void
 NoteExecutorError(int64 executor_id, const char *error)
 {
@@ -446,24 +614,94 @@ NoteExecutorError(int64 executor_id, const char *error)
 	memcpy(noted.error, error, pg_mbcliplen(error, length, Min(length, ERROR_BYTES - 1)));
 }
 
-/* Adds up what an executor has done; the caller holds the lock. */
+/* Adds what was counted for one executor; the caller holds the lock. */
 static void
-PublishNote(ExecutorMeasures *measures, const Note *note, TimestampTz now)
+PublishSum(ExecutorMeasures *measures, const ExecutorSum *sum, TimestampTz now)
 {
+	bool		is_alive = false;
+
 	SpinLockAcquire(&measures->mutex);
-	measures->counts[note->event]++;
-	if (note->event == EXECUTOR_CLAIMS)
-		AddToRate(&measures->claims, 1, now);
-	else if (note->event == EXECUTOR_COMPLETIONS)
-		AddToRate(&measures->completions, 1, now);
-	/* A loss is no sign of life; a claim may be the orchestrator's. */
-	if (note->event != EXECUTOR_LOSSES && note->event != EXECUTOR_CLAIMS)
+	for (int event = 0; event < EXECUTOR_EVENTS; event++)
+	{
+		measures->counts[event] += sum->counts[event];
+		/* A loss is no sign of life; a claim may be the orchestrator's. */
+		is_alive |= event != EXECUTOR_LOSSES && event != EXECUTOR_CLAIMS && sum->counts[event] > 0;
+	}
+	if (sum->counts[EXECUTOR_CLAIMS] > 0)
+		AddToRate(&measures->claims, sum->counts[EXECUTOR_CLAIMS], now);
+	if (sum->counts[EXECUTOR_COMPLETIONS] > 0)
+		AddToRate(&measures->completions, sum->counts[EXECUTOR_COMPLETIONS], now);
+	if (is_alive)
 		measures->seen_at = now;
 	SpinLockRelease(&measures->mutex);
-	if (note->microseconds != UNTIMED)
-		AddToHistogram(&measures->execution, note->microseconds);
+	AddTimes(&measures->execution, &sum->execution);
 }
 
+/* Adds what a transaction did to what all have done. */
+static void
+PublishTally(Counts *counts, const Tally *tally)
+{
+	for (int i = 0; i < COUNTED_EVENTS; i++)
+	{
+		if (tally->events[i] > 0)
+			pg_atomic_fetch_add_u64(&counts->events[i], tally->events[i]);
+	}
+	for (int i = 0; i <= DURATION_BOUNDS; i++)
+	{
+		if (tally->durations[i] > 0)
+			pg_atomic_fetch_add_u64(&counts->durations[i], tally->durations[i]);
+	}
+	if (tally->microseconds > 0)
+		pg_atomic_fetch_add_u64(&counts->microseconds, tally->microseconds);
+}
+
+static void
+PublishTallies(DatabaseMeasures *measures)
+{
+	bool		exclusive = false;
+
+	LWLockAcquire(all->lock, LW_SHARED);
+	for (int i = 0; i < noted.tallies; i++)
+	{
+		const Tally *tally = &noted.tally[i];
+		Counted    *place = FindCounted(tally->kind, tally->id, exclusive);
+
+		if (place == NULL && !exclusive && hash_get_num_entries(counted) < COUNTED_ROOM)
+		{
+			exclusive = true;
+			LWLockRelease(all->lock);
+			LWLockAcquire(all->lock, LW_EXCLUSIVE);
+			place = FindCounted(tally->kind, tally->id, true);
+		}
+		if (place != NULL)
+			PublishTally(&place->counts, tally);
+		else if (measures != NULL)
+			PublishTally(&measures->others[tally->kind], tally);
+	}
+	LWLockRelease(all->lock);
+}
+
+/* The place of an executor that has done something; where it must be made, the lock becomes an exclusive one. */
+static ExecutorMeasures *
+PlaceOfExecutor(int64 executor_id, bool *exclusive, TimestampTz now)
+{
+	ExecutorMeasures *measures = FindExecutor(executor_id, *exclusive, now);
+
+	if (measures == NULL && !*exclusive)
+	{
+		*exclusive = true;
+		LWLockRelease(all->lock);
+		LWLockAcquire(all->lock, LW_EXCLUSIVE);
+		measures = FindExecutor(executor_id, true, now);
+	}
+	return measures;
+}
+
+/*
+ * Adds up the notes of each executor, which come one after the other most
+ * often, and publishes the sums: a batch of a hundred steps costs shared
+ * memory what one costs.
+ */
 static void
 PublishNotes(DatabaseMeasures *measures, TimestampTz now)
 {
@@ -471,25 +709,21 @@ PublishNotes(DatabaseMeasures *measures, TimestampTz now)
 	bool		exclusive = false;
 
 	LWLockAcquire(all->lock, LW_SHARED);
-	for (int i = 0; i < noted.n; i++)
+	for (int i = 0; i < noted.n;)
 	{
-		const Note *note = &noted.notes[i];
+		int64		executor_id = noted.notes[i].executor_id;
+		ExecutorSum sum = {0};
 
-		if (measures != NULL && note->microseconds != UNTIMED)
-			AddToHistogram(&measures->latencies[LATENCY_EXECUTION], note->microseconds);
-		if (note->executor_id == 0)
-			continue;
-		if (executor == NULL || executor->key.executor_id != note->executor_id)
-			executor = FindExecutor(note->executor_id, exclusive, now);
-		if (executor == NULL && !exclusive)
+		for (; i < noted.n && noted.notes[i].executor_id == executor_id; i++)
 		{
-			exclusive = true;
-			LWLockRelease(all->lock);
-			LWLockAcquire(all->lock, LW_EXCLUSIVE);
-			executor = FindExecutor(note->executor_id, true, now);
+			sum.counts[noted.notes[i].event]++;
+			if (noted.notes[i].microseconds != UNTIMED)
+				AddTime(&sum.execution, noted.notes[i].microseconds);
 		}
-		if (executor != NULL)
-			PublishNote(executor, note, now);
+		if (measures != NULL)
+			AddTimes(&measures->latencies[LATENCY_EXECUTION], &sum.execution);
+		if (executor_id != 0 && (executor = PlaceOfExecutor(executor_id, &exclusive, now)) != NULL)
+			PublishSum(executor, &sum, now);
 	}
 	if (noted.error != NULL && (executor = FindExecutor(noted.failed_executor, false, now)) != NULL)
 	{
@@ -518,10 +752,12 @@ FollowTransaction(XactEvent event, void *arg)
 {
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
 		return;
-	if (event == XACT_EVENT_COMMIT && (noted.n > 0 || noted.reading))
+	if (event == XACT_EVENT_COMMIT && (noted.n > 0 || noted.tallies > 0 || noted.reading))
 	{
 		DatabaseMeasures *measures = Own();
 
+		if (noted.tallies > 0)
+			PublishTallies(measures);
 		if (noted.n > 0)
 			PublishNotes(measures, GetCurrentTransactionStopTimestamp());
 		if (noted.reading && measures != NULL)
@@ -542,10 +778,14 @@ FollowSubtransaction(SubXactEvent event, SubTransactionId mine, SubTransactionId
 	{
 		while (noted.n > 0 && noted.notes[noted.n - 1].level >= level)
 			noted.n--;
+		while (noted.tallies > 0 && noted.tally[noted.tallies - 1].level >= level)
+			noted.tallies--;
 		noted.error = NULL;
 	}
 	for (int i = noted.n - 1; i >= 0 && noted.notes[i].level >= level; i--)
 		noted.notes[i].level = level - 1;
+	for (int i = noted.tallies - 1; i >= 0 && noted.tally[i].level >= level; i--)
+		noted.tally[i].level = level - 1;
 }
 
 void
@@ -846,6 +1086,98 @@ tasker_latency_buckets(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* One row of transition_counts; id 0: of those who have found no room. */
+static void
+ReturnCounts(ReturnSetInfo *result, CountedKind kind, int32 id, Counts *counts)
+{
+	enum
+	{
+		KIND, ID, EVENTS, BOUNDS = EVENTS + COUNTED_EVENTS, BUCKETS_UP_TO, SECONDS, TIMED, COLUMNS
+	};
+	Datum		values[COLUMNS];
+	bool		nulls[COLUMNS] = {false};
+	Datum		bounds[DURATION_BOUNDS];
+	Datum		up_to[DURATION_BOUNDS];
+	uint64		timed = 0;
+
+	values[KIND] = CStringGetTextDatum(kind == COUNTED_TASKS ? "task" : "step");
+	values[ID] = Int32GetDatum(id);
+	nulls[ID] = id == 0;
+	for (int i = 0; i < COUNTED_EVENTS; i++)
+		values[EVENTS + i] = Int64GetDatum((int64) pg_atomic_read_u64(&counts->events[i]));
+	for (int i = 0; i < DURATION_BOUNDS; i++)
+	{
+		timed += pg_atomic_read_u64(&counts->durations[i]);
+		bounds[i] = Float8GetDatum(duration_bounds[i] / (double) USECS_PER_SEC);
+		up_to[i] = Int64GetDatum((int64) timed);
+	}
+	timed += pg_atomic_read_u64(&counts->durations[DURATION_BOUNDS]);
+	values[BOUNDS] = PointerGetDatum(construct_array(bounds, DURATION_BOUNDS, FLOAT8OID, sizeof(float8),
+													 FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[BUCKETS_UP_TO] = PointerGetDatum(construct_array(up_to, DURATION_BOUNDS, INT8OID, sizeof(int64),
+															FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[SECONDS] = Float8GetDatum(pg_atomic_read_u64(&counts->microseconds) / (double) USECS_PER_SEC);
+	values[TIMED] = Int64GetDatum((int64) timed);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/* The places of this database, whose counts go on meanwhile. */
+static Counted **
+CountedHere(int *n)
+{
+	Counted   **places = palloc(sizeof(Counted *) * COUNTED_ROOM);
+	HASH_SEQ_STATUS scan;
+	Counted    *place;
+
+	*n = 0;
+	LWLockAcquire(all->lock, LW_SHARED);
+	hash_seq_init(&scan, counted);
+	while ((place = hash_seq_search(&scan)) != NULL)
+	{
+		if (place->key.database == MyDatabaseId)
+			places[(*n)++] = place;
+	}
+	LWLockRelease(all->lock);
+	return places;
+}
+
+/* Whether anybody had to be counted with the others. */
+static bool
+HasCounts(Counts *counts)
+{
+	for (int i = 0; i < COUNTED_EVENTS; i++)
+	{
+		if (pg_atomic_read_u64(&counts->events[i]) > 0)
+			return true;
+	}
+	return false;
+}
+
+PG_FUNCTION_INFO_V1(tasker_transition_counts);
+
+/* The places of a database that is in use stay where they are, so no lock is held while rows are made. */
+Datum
+tasker_transition_counts(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	DatabaseMeasures *measures = Own();
+	Counted   **places;
+	int			n;
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	if (all == NULL)
+		return (Datum) 0;
+	places = CountedHere(&n);
+	for (int i = 0; i < n; i++)
+		ReturnCounts(result, places[i]->key.kind, places[i]->key.id, &places[i]->counts);
+	for (CountedKind kind = 0; kind < COUNTED_KINDS && measures != NULL; kind++)
+	{
+		if (HasCounts(&measures->others[kind]))
+			ReturnCounts(result, kind, 0, &measures->others[kind]);
+	}
+	return (Datum) 0;
+}
+
 /* One row of executor_measures. */
 static void
 ReturnExecutor(ReturnSetInfo *result, ExecutorMeasures *measures, TimestampTz now)
@@ -942,6 +1274,8 @@ tasker_reset_stats(PG_FUNCTION_ARGS)
 	TimestampTz now = GetCurrentTimestamp();
 	HASH_SEQ_STATUS scan;
 	ExecutorMeasures *executor;
+	Counted   **places;
+	int			n;
 
 	if (all == NULL)
 		PG_RETURN_VOID();
@@ -967,5 +1301,8 @@ tasker_reset_stats(PG_FUNCTION_ARGS)
 		SpinLockRelease(&executor->mutex);
 	}
 	LWLockRelease(all->lock);
+	places = CountedHere(&n);
+	for (int i = 0; i < n; i++)
+		ClearCounts(&places[i]->counts);
 	PG_RETURN_VOID();
 }

@@ -40,6 +40,29 @@ typedef enum ExecutorEvent
 /* Notes one step of an executor (0: of none); microseconds of its execution, or UNTIMED. */
 extern void NoteExecutorStep(int64 executor_id, ExecutorEvent event, int64 microseconds);
 
+/* What is counted of the tasks of a template, and of the steps of a handler. */
+typedef enum CountedKind
+{
+	COUNTED_TASKS, COUNTED_STEPS, COUNTED_KINDS
+} CountedKind;
+
+typedef enum CountedEvent
+{
+	COUNTED_CREATED,			/* tasks only */
+	COUNTED_STARTED,
+	COUNTED_COMPLETED,
+	COUNTED_FAILED,
+	COUNTED_CANCELLED,
+	COUNTED_RESOLVED,
+	COUNTED_RETRIED,			/* from error to pending */
+	COUNTED_RELEASED,			/* steps only: from in progress to pending */
+	COUNTED_LOST,				/* steps only: failed, but not by an executor's word */
+	COUNTED_EVENTS
+} CountedEvent;
+
+/* Notes one event of a template or handler; microseconds of how long it took, or UNTIMED. */
+extern void NoteEvent(CountedKind kind, int32 id, CountedEvent event, int64 microseconds);
+
 /* Notes what an executor has reported of its last failure. */
 extern void NoteExecutorError(int64 executor_id, const char *error);
 

@@ -39,7 +39,17 @@ COMMENT ON COLUMN tasker.stat_latencies.upper_bound IS 'Seconds, included; 0.000
 COMMENT ON COLUMN tasker.stat_latencies.count IS 'How many took up to upper_bound.';
 COMMENT ON COLUMN tasker.stat_latencies.seconds IS 'The sum of all of this name, the same in each row.';
 
+CREATE FUNCTION tasker.transition_counts(
+	OUT owner text, OUT id integer,
+	OUT created bigint, OUT started bigint, OUT completed bigint, OUT failed bigint, OUT cancelled bigint, OUT resolved bigint,
+	OUT retried bigint, OUT released bigint, OUT lost bigint,
+	OUT bounds double precision[], OUT buckets bigint[], OUT seconds double precision, OUT timed bigint)
+RETURNS SETOF record
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'tasker_transition_counts';
+COMMENT ON FUNCTION tasker.transition_counts() IS
+'How many transitions of tasks (owner task: by the id of the template) and of steps (owner step: by that of the handler) were committed since the server''s start or reset_stats(), and how long they took; see the views stat_tasks and stat_handlers. 2048 templates and handlers of the whole server are counted each for itself, from their first transition on, the others of a database together: id is NULL then. Transactions that were prepared are not counted.';
+
 CREATE FUNCTION tasker.reset_stats() RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_reset_stats';
 COMMENT ON FUNCTION tasker.reset_stats() IS
-'Puts the counters, rates, latencies and last errors of stat_orchestrator, stat_executors and stat_latencies of this database back to zero, as a restart of the server does. At once, whatever becomes of the transaction; waits for nobody. What is unread, set aside or held in memory stays: that is so. Does nothing where tasker is not preloaded.';
+'Puts the counters, rates, latencies and last errors of stat_orchestrator, stat_executors, stat_latencies, stat_tasks and stat_handlers of this database back to zero, as a restart of the server does. At once, whatever becomes of the transaction; waits for nobody. What is unread, set aside or held in memory stays: that is so. Does nothing where tasker is not preloaded.';

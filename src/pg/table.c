@@ -212,7 +212,7 @@ OpenPart(Table *table, Oid oid)
 }
 
 Table *
-TablePart(Table *table, int64 id)
+FindTablePart(Table *table, int64 id)
 {
 	PartitionDesc parts;
 	PartitionKey key;
@@ -231,12 +231,20 @@ TablePart(Table *table, int64 id)
 											  1, &value, &equal);
 		part = parts->boundinfo->indexes[bound + 1];
 	}
-	if (part < 0)
+	return part < 0 ? NULL : OpenPart(table, parts->oids[part]);
+}
+
+Table *
+TablePart(Table *table, int64 id)
+{
+	Table	   *part = FindTablePart(table, id);
+
+	if (part == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_CHECK_VIOLATION),
 				 errmsg("no partition of tasker.%s is for id " INT64_FORMAT, table->shape->name, id),
 				 errhint("Call tasker.upkeep().")));
-	return OpenPart(table, parts->oids[part]);
+	return part;
 }
 
 Table **

@@ -53,6 +53,9 @@ extern bool TakesDirectWrites(Table *table, bool inserts);
  */
 extern Table *TablePart(Table *table, int64 id);
 
+/* As TablePart, but NULL where no part does. */
+extern Table *FindTablePart(Table *table, int64 id);
+
 /* All parts of a table, at least itself. */
 extern Table **TableParts(Table *table, int *n);
 

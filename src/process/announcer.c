@@ -17,7 +17,13 @@
 #include "utils/timestamp.h"
 
 /* Events of one transaction, for each channel. */
-#define EVENTS_AT_ONCE 1000
+#define EVENTS_AT_ONCE 5000
+
+/*
+ * After it has told something the announcer rests, twice as long as it took and
+ * up to that: under load many batches are told of in one transaction.
+ */
+#define LONGEST_REST_US 20000
 
 /* After an error, say a queue of notifications that is full. */
 #define ERROR_PAUSE_MS 1000
@@ -27,12 +33,15 @@ static struct
 	uint64		generation;		/* of the definitions when channels were counted */
 	int			channels;
 	TimestampTz not_before;		/* after an error */
+	TimestampTz rests_until;
 }			announcer;
 
 /* Tells what there is to tell, in a transaction of its own; whether there may be more. */
 static bool
 Announce(void)
 {
+	TimestampTz begin = GetCurrentTimestamp();
+	TimestampTz end;
 	uint64		announced = 0;
 
 	SetCurrentStatementStartTimestamp();
@@ -44,6 +53,8 @@ Announce(void)
 		announced = AnnounceEvents(EVENTS_AT_ONCE, &announcer.channels);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	end = GetCurrentTimestamp();
+	announcer.rests_until = announced > 0 && announced < EVENTS_AT_ONCE ? end + Min(2 * (end - begin), LONGEST_REST_US) : 0;
 	return announced >= EVENTS_AT_ONCE;
 }
 
@@ -89,9 +100,18 @@ TryAnnounce(void)
 long
 KeepAnnouncing(long wait)
 {
+	TimestampTz now;
+
 	if (announcer.generation == DefinitionsGeneration() && announcer.channels == 0)
 		return wait;
-	if (announcer.not_before <= GetCurrentTimestamp())
+	now = GetCurrentTimestamp();
+	if (announcer.rests_until > now && announcer.rests_until - now <= LONGEST_REST_US)
+	{
+		long		rest = (announcer.rests_until - now + 999) / 1000;
+
+		return wait == -1 ? rest : Min(wait, rest);
+	}
+	if (announcer.not_before <= now)
 	{
 		if (TryAnnounce())
 			return 0;

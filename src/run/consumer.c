@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
 #include "define/access.h"
@@ -25,9 +26,11 @@
 #include "pg/query.h"
 #include "pg/wakeup.h"
 #include "run/consumer.h"
+#include "run/event_payload.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
 #include "utils/memutils.h"
 
 #define MAX_CONSUMER_NAME 128
@@ -35,6 +38,8 @@
 #define MAX_CONSUMERS 500
 #define MAX_PATTERN_BYTES 256
 #define MAX_EVENTS_READ 10000
+
+#define MAX_KNOWN_NAMES 32
 
 /* Bytes of events in one notification, which has less than 8000. */
 #define MAX_ANNOUNCEMENT 7900
@@ -209,81 +214,6 @@ static KeptQuery NEXT_MARK = {
 	.nargs = 1,.types = {TEXTOID}
 };
 
-/*
- * The next page of a window.  A row that waited for the lock of the one
- * before it may carry an earlier time than that: within a step or task the
- * later of the two counts.  In one moment creations and starts of tasks come
- * before what happens to steps, and ends of tasks after it.
- */
-#define NEW_ROWS(log, columns) \
-	"SELECT " columns ", l.created_at, l.from_state, l.to_state FROM tasker." log " l" \
-	" WHERE l.xact_id >= pg_snapshot_xmax(w.lower) AND l.xact_id < pg_snapshot_xmax(w.upper)" \
-	"   AND pg_visible_in_snapshot(l.xact_id, w.upper)" \
-	" UNION ALL " \
-	"SELECT " columns ", l.created_at, l.from_state, l.to_state FROM tasker." log " l" \
-	" WHERE l.xact_id = ANY (ARRAY(SELECT pg_snapshot_xip(w.lower))::xid8[])" \
-	"   AND pg_visible_in_snapshot(l.xact_id, w.upper)"
-
-#define PAGE \
-	"WITH page AS MATERIALIZED (" \
-	"SELECT k.* FROM (SELECT $1::pg_snapshot AS lower, $2::pg_snapshot AS upper) w" \
-	" CROSS JOIN LATERAL (" \
-	"  SELECT 'task' AS category, t.id, t.sort_key," \
-	"         max(t.created_at) OVER (PARTITION BY t.id ORDER BY t.sort_key) AS at," \
-	"         CASE WHEN t.to_state IN ('pending', 'in_progress') THEN 0 ELSE 3 END AS place," \
-	"         tasker.transition_event('task', t.from_state, t.to_state) AS name" \
-	"    FROM (" NEW_ROWS("task_transition_log", "l.task_id AS id, l.sort_key") ") t" \
-	"  UNION ALL" \
-	"  SELECT 'step', s.id, s.sort_key, max(s.created_at) OVER (PARTITION BY s.id ORDER BY s.sort_key), 2," \
-	"         tasker.transition_event('step', s.from_state, s.to_state)" \
-	"    FROM (" NEW_ROWS("workflow_step_transition_log", "l.workflow_step_id AS id, l.sort_key") ") s" \
-	"  UNION ALL" \
-	"  SELECT 'custom', l.event_id, 0, l.created_at, 1, l.name FROM tasker.published_events l" \
-	"   WHERE l.xact_id >= pg_snapshot_xmax(w.lower) AND l.xact_id < pg_snapshot_xmax(w.upper)" \
-	"     AND pg_visible_in_snapshot(l.xact_id, w.upper)" \
-	"  UNION ALL" \
-	"  SELECT 'custom', l.event_id, 0, l.created_at, 1, l.name FROM tasker.published_events l" \
-	"   WHERE l.xact_id = ANY (ARRAY(SELECT pg_snapshot_xip(w.lower))::xid8[])" \
-	"     AND pg_visible_in_snapshot(l.xact_id, w.upper)" \
-	" ) k" \
-	" WHERE (($4::timestamptz) IS NULL OR (k.at, k.place, k.id, k.sort_key) > ($4, $5, $6, $7))" \
-	"   AND k.name LIKE ANY ($3)" \
-	" ORDER BY k.at, k.place, k.id, k.sort_key LIMIT $8) "
-
-#define PAGE_TYPES {TEXTOID, TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID, INT4OID, INT8OID, INT4OID, INT8OID}
-
-static KeptQuery READ_PAGE = {
-	.sql = PAGE
-	"SELECT p.at, p.place, p.id, p.sort_key, e.payload ->> 'event_key', p.name, p.category,"
-	"       (e.payload ->> 'task_id')::bigint, (e.payload ->> 'step_id')::bigint, (e.payload ->> 'timestamp')::timestamptz, e.payload"
-	"  FROM page p"
-	" CROSS JOIN LATERAL (SELECT CASE p.category"
-	"   WHEN 'step' THEN (SELECT tasker.step_event_payload(l) FROM tasker.workflow_step_transition_log l"
-	"                      WHERE l.workflow_step_id = p.id AND l.sort_key = p.sort_key)"
-	"   WHEN 'task' THEN (SELECT tasker.task_event_payload(l) FROM tasker.task_transition_log l"
-	"                      WHERE l.task_id = p.id AND l.sort_key = p.sort_key)"
-	"   ELSE (SELECT tasker.custom_event_payload(l) FROM tasker.published_events l WHERE l.event_id = p.id)"
-	"   END AS payload OFFSET 0) e"
-	" ORDER BY p.at, p.place, p.id, p.sort_key",
-	.nargs = 8,.types = PAGE_TYPES
-};
-
-/* What an announcement says of an event. */
-static KeptQuery READ_ANNOUNCEMENTS = {
-	.sql = PAGE
-	"SELECT p.at, p.place, p.id, p.sort_key,"
-	"       jsonb_build_object('event_key', CASE p.category WHEN 'custom' THEN 'event:' || p.id"
-	"                                       ELSE concat_ws(':', p.category, p.id, p.sort_key) END,"
-	"         'name', p.name,"
-	"         'task_id', CASE p.category WHEN 'task' THEN p.id"
-	"                    WHEN 'step' THEN (SELECT s.task_id FROM tasker.workflow_steps s WHERE s.workflow_step_id = p.id)"
-	"                    ELSE (SELECT e.task_id FROM tasker.published_events e WHERE e.event_id = p.id) END,"
-	"         'step_id', CASE p.category WHEN 'step' THEN p.id"
-	"                    WHEN 'custom' THEN (SELECT e.workflow_step_id FROM tasker.published_events e WHERE e.event_id = p.id) END)::text"
-	"  FROM page p ORDER BY p.at, p.place, p.id, p.sort_key",
-	.nargs = 8,.types = PAGE_TYPES
-};
-
 static KeptQuery MOVE_CONSUMER = {
 	.sql =
 	"UPDATE tasker.event_consumers"
@@ -301,23 +231,27 @@ typedef struct Reader
 	char	   *window_end;		/* NULL: between two windows */
 	Datum		cursor[4];		/* at, place, id, sort_key */
 	bool		at_begin;		/* of the window: there is no cursor */
-	Datum		patterns;		/* for LIKE */
+	int			n_patterns;
+	Datum	   *patterns;		/* for LIKE */
+	int			n_known;
+	struct
+	{
+		const char *name;
+		bool		matches;
+	}			known[MAX_KNOWN_NAMES];	/* names of events that were compared with the patterns */
 } Reader;
 
 /* The patterns of a consumer as LIKE wants them. */
-static Datum
-LikePatterns(ArrayType *patterns)
+static void
+ReadPatterns(Reader *reader, ArrayType *patterns)
 {
-	Datum	   *elements;
-	int			n;
-
-	deconstruct_array(patterns, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &n);
-	for (int i = 0; i < n; i++)
+	deconstruct_array(patterns, TEXTOID, -1, false, TYPALIGN_INT, &reader->patterns, NULL, &reader->n_patterns);
+	for (int i = 0; i < reader->n_patterns; i++)
 	{
 		StringInfoData like;
 
 		initStringInfo(&like);
-		for (const char *c = TextDatumGetCString(elements[i]); *c; c++)
+		for (const char *c = TextDatumGetCString(reader->patterns[i]); *c; c++)
 		{
 			if (*c == '*')
 				appendStringInfoChar(&like, '%');
@@ -328,9 +262,43 @@ LikePatterns(ArrayType *patterns)
 				appendStringInfoChar(&like, *c);
 			}
 		}
-		elements[i] = CStringGetTextDatum(like.data);
+		reader->patterns[i] = CStringGetTextDatum(like.data);
 	}
-	return PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+static bool
+MatchesAny(const Reader *reader, const char *name)
+{
+	Datum		text = CStringGetTextDatum(name);
+
+	for (int i = 0; i < reader->n_patterns; i++)
+	{
+		if (DatumGetBool(DirectFunctionCall2Coll(textlike, DEFAULT_COLLATION_OID, text, reader->patterns[i])))
+			return true;
+	}
+	return false;
+}
+
+/* Whether a consumer wants an event.  The names of transitions are few and always the same strings. */
+static bool
+Wants(Reader *reader, const LoggedEvent *event)
+{
+	bool		matches;
+
+	if (event->name == NULL)
+		return false;
+	for (int i = 0; i < reader->n_known; i++)
+	{
+		if (reader->known[i].name == event->name)
+			return reader->known[i].matches;
+	}
+	matches = MatchesAny(reader, event->name);
+	if (event->kind != EVENT_CUSTOM && reader->n_known < MAX_KNOWN_NAMES)
+	{
+		reader->known[reader->n_known].name = event->name;
+		reader->known[reader->n_known++].matches = matches;
+	}
+	return matches;
 }
 
 /* Locks the row of a consumer, or of the subscription of a channel, and reads it; false if there is none. */
@@ -347,7 +315,7 @@ LockReader(const char *name, bool is_subscription, Reader *reader)
 	};
 	for (int i = 0; i < 4; i++)
 		reader->cursor[i] = RowDatum(0, 3 + i, &reader->at_begin);
-	reader->patterns = LikePatterns(DatumGetArrayTypeP(RowDatum(0, 7, NULL)));
+	ReadPatterns(reader, DatumGetArrayTypeP(RowDatum(0, 7, NULL)));
 	return true;
 }
 
@@ -387,25 +355,45 @@ OpenWindow(Reader *reader)
 static void
 CloseWindow(Reader *reader)
 {
+	ForgetEventWindow();
 	reader->position = reader->window_end;
 	reader->window_end = NULL;
 	reader->at_begin = true;
 }
 
-/* Reads a page of the window into SPI's rows; returns their number. */
-static uint64
-ReadPage(KeptQuery *page, const Reader *reader, int64 max)
+/* The first event of a window beyond the reader's cursor, by halving. */
+static int
+PlaceInWindow(const Reader *reader, const EventWindow *window)
 {
-	Datum		args[8] = {CStringGetTextDatum(reader->position), CStringGetTextDatum(reader->window_end), reader->patterns};
-	char		nulls[9] = "        ";
+	int			low = 0;
+	int			high = reader->at_begin ? 0 : window->n;
 
-	for (int i = 0; i < 4; i++)
+	while (low < high)
 	{
-		args[3 + i] = reader->cursor[i];
-		nulls[3 + i] = reader->at_begin ? 'n' : ' ';
+		int			middle = (low + high) / 2;
+
+		if (CompareEventTo(window->events[middle], DatumGetTimestampTz(reader->cursor[0]), DatumGetInt32(reader->cursor[1]),
+						   DatumGetInt64(reader->cursor[2]), DatumGetInt32(reader->cursor[3])) > 0)
+			high = middle;
+		else
+			low = middle + 1;
 	}
-	args[7] = Int64GetDatum(max);
-	return RunQuery(page, args, nulls);
+	return low;
+}
+
+/* Finds the next page of the window, of the events that are wanted; returns their number. */
+static int
+ReadPage(Reader *reader, const LoggedEvent **page, int max)
+{
+	const EventWindow *window = ReadEventWindow(reader->position, reader->window_end);
+	int			n = 0;
+
+	for (int i = PlaceInWindow(reader, window); i < window->n && n < max; i++)
+	{
+		if (Wants(reader, window->events[i]))
+			page[n++] = window->events[i];
+	}
+	return n;
 }
 
 /* Writes down how far the reader has come. */
@@ -428,34 +416,45 @@ SaveReader(const Reader *reader, uint64 events)
 	(void) RunQuery(&MOVE_CONSUMER, args, nulls);
 }
 
-/* Does something with the rows of a page, whose first four columns are the cursor. */
-typedef void (*TakePage) (uint64 rows, void *target);
+/* Does something with the events of a page. */
+typedef void (*TakePage) (const LoggedEvent *const *page, int n, void *target);
+
+static void
+MoveCursor(Reader *reader, const LoggedEvent *event)
+{
+	reader->cursor[0] = TimestampTzGetDatum(event->at);
+	reader->cursor[1] = Int32GetDatum(event->place);
+	reader->cursor[2] = Int64GetDatum(event->id);
+	reader->cursor[3] = Int32GetDatum(event->sort_key);
+	reader->at_begin = false;
+}
 
 /*
  * Reads on, max events at most, and writes down how far; returns how many
  * events there were.
  */
 static uint64
-ReadOn(Reader *reader, KeptQuery *page, int64 max, TakePage take, void *target)
+ReadOn(Reader *reader, int max, TakePage take, void *target)
 {
 	const char *begin = reader->position;
-	uint64		events = 0;
+	const LoggedEvent **page = palloc(sizeof(LoggedEvent *) * max);
+	int			events = 0;
 	bool		is_last = false;
 
 	while (events < max && !(is_last && reader->window_end == NULL))
 	{
-		uint64		rows;
+		int			n;
 
 		CHECK_FOR_INTERRUPTS();
 		if (reader->window_end == NULL)
 			is_last = OpenWindow(reader);
-		rows = ReadPage(page, reader, max - events);
-		for (int i = 0; i < 4 && rows > 0; i++)
-			reader->cursor[i] = RowDatum(rows - 1, 1 + i, NULL);
-		reader->at_begin &= rows == 0;
-		if (rows > 0)
-			take(rows, target);
-		events += rows;
+		n = ReadPage(reader, page, max - events);
+		if (n > 0)
+		{
+			MoveCursor(reader, page[n - 1]);
+			take(page, n, target);
+		}
+		events += n;
 		if (events < max)
 			CloseWindow(reader);
 	}
@@ -467,19 +466,33 @@ ReadOn(Reader *reader, KeptQuery *page, int64 max, TakePage take, void *target)
 
 /* Appends a page to the result of read_events. */
 static void
-ReturnPage(uint64 rows, void *target)
+ReturnPage(const LoggedEvent *const *page, int n, void *target)
 {
 	ReturnSetInfo *result = target;
+	EventDescriber *describer = BeginDescribing();
+	MemoryContext each = AllocSetContextCreate(CurrentMemoryContext, "tasker event", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(each);
 
-	for (uint64 row = 0; row < rows; row++)
+	for (int i = 0; i < n; i++)
 	{
-		Datum		values[7];
-		bool		nulls[7];
+		EventDetails event;
 
-		for (int i = 0; i < 7; i++)
-			values[i] = RowDatum(row, 5 + i, &nulls[i]);
-		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+		MemoryContextReset(each);
+		if (DescribeEvent(describer, page[i], &event))
+		{
+			Datum		values[7] = {
+				CStringGetTextDatum(EventKey(page[i])), CStringGetTextDatum(page[i]->name),
+				CStringGetTextDatum(EventCategory(page[i]->kind)), Int64GetDatum(event.owner.task_id),
+				Int64GetDatum(event.owner.step_id), TimestampTzGetDatum(event.occurred_at), event.payload
+			};
+			bool		nulls[7] = {[3] = event.owner.task_id == 0,[4] = event.owner.step_id == 0};
+
+			tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+		}
 	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(each);
+	EndDescribing(describer);
 }
 
 PG_FUNCTION_INFO_V1(tasker_read_events);
@@ -505,77 +518,91 @@ tasker_read_events(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("consumer \"%s\" does not exist", name),
 				 errhint("Make it with tasker.create_event_consumer().")));
-	(void) ReadOn(&reader, &READ_PAGE, max, ReturnPage, fcinfo->resultinfo);
+	(void) ReadOn(&reader, (int) max, ReturnPage, fcinfo->resultinfo);
 	CloseQueryScope(&scope);
 	return (Datum) 0;
 }
 
 /* ---------- pages for the orchestrator itself ---------- */
 
-/* Columns of READ_PAGE as an EventPage has them; the category is in the name. */
-enum
-{
-	PAGE_KEY, PAGE_NAME, PAGE_CATEGORY, PAGE_TASK, PAGE_STEP, PAGE_TIME, PAGE_PAYLOAD, PAGE_COLUMNS
-};
-
-static const Oid page_types[PAGE_COLUMNS] = {TEXTOID, TEXTOID, TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID, JSONBOID};
-
 /* A page that is put together, column by column. */
 typedef struct PageBuilder
 {
 	int			n;
-	Datum	   *values[PAGE_COLUMNS];
-	bool	   *nulls[PAGE_COLUMNS];
+	Datum	   *names;
+	Datum	   *event_keys;
+	Datum	   *occurred_at;
+	Datum	   *task_ids;
+	bool	   *no_task;
+	Datum	   *step_ids;
+	bool	   *no_step;
+	Datum	   *payloads;
 } PageBuilder;
 
 /* Appends a page to one that is put together, which has room for it. */
 static void
-GatherPage(uint64 rows, void *target)
+GatherPage(const LoggedEvent *const *page, int n, void *target)
 {
 	PageBuilder *builder = target;
+	EventDescriber *describer = BeginDescribing();
 
-	for (uint64 row = 0; row < rows; row++)
+	for (int i = 0; i < n; i++)
 	{
-		for (int c = 0; c < PAGE_COLUMNS; c++)
-		{
-			bool		is_null;
-			Datum		value = RowDatum(row, 5 + c, &is_null);
+		EventDetails event;
+		int			place = builder->n;
 
-			builder->nulls[c][builder->n] = is_null;
-			builder->values[c][builder->n] = is_null ? 0 : page_types[c] == INT8OID || page_types[c] == TIMESTAMPTZOID ? value :
-				datumCopy(value, false, -1);
-		}
+		if (!DescribeEvent(describer, page[i], &event))
+			continue;
+		builder->names[place] = CStringGetTextDatum(page[i]->name);
+		builder->event_keys[place] = CStringGetTextDatum(EventKey(page[i]));
+		builder->occurred_at[place] = TimestampTzGetDatum(event.occurred_at);
+		builder->task_ids[place] = Int64GetDatum(event.owner.task_id);
+		builder->no_task[place] = event.owner.task_id == 0;
+		builder->step_ids[place] = Int64GetDatum(event.owner.step_id);
+		builder->no_step[place] = event.owner.step_id == 0;
+		builder->payloads[place] = event.payload;
 		builder->n++;
 	}
+	EndDescribing(describer);
 }
 
-void
-ReadEventPage(const char *consumer, ArrayType *patterns, int64 max, MemoryContext context, EventPage *page)
+/* The page as arrays, in the current memory context. */
+static EventPage
+FinishPage(const PageBuilder *builder)
 {
-	PageBuilder builder = {0};
+	return (EventPage)
+	{
+		.n = builder->n,
+			.names = NullableArray(builder->names, NULL, builder->n, TEXTOID),
+			.event_keys = NullableArray(builder->event_keys, NULL, builder->n, TEXTOID),
+			.occurred_at = NullableArray(builder->occurred_at, NULL, builder->n, TIMESTAMPTZOID),
+			.task_ids = NullableArray(builder->task_ids, builder->no_task, builder->n, INT8OID),
+			.step_ids = NullableArray(builder->step_ids, builder->no_step, builder->n, INT8OID),
+			.payloads = NullableArray(builder->payloads, NULL, builder->n, JSONBOID),
+	};
+}
+
+uint64
+ReadEventPage(const char *consumer, ArrayType *patterns, int max, MemoryContext context, EventPage *page)
+{
+	PageBuilder builder = {
+		.names = palloc(sizeof(Datum) * max),.event_keys = palloc(sizeof(Datum) * max),
+		.occurred_at = palloc(sizeof(Datum) * max),.payloads = palloc(sizeof(Datum) * max),
+		.task_ids = palloc(sizeof(Datum) * max),.no_task = palloc(sizeof(bool) * max),
+		.step_ids = palloc(sizeof(Datum) * max),.no_step = palloc(sizeof(bool) * max)
+	};
 	Reader		reader;
 	MemoryContext caller;
-	Datum		columns[PAGE_COLUMNS];
+	uint64		events;
 
 	if (!LockReader(consumer, false, &reader))
 		elog(ERROR, "consumer \"%s\" does not exist", consumer);
-	reader.patterns = LikePatterns(patterns);
-	for (int c = 0; c < PAGE_COLUMNS; c++)
-	{
-		builder.values[c] = palloc(sizeof(Datum) * max);
-		builder.nulls[c] = palloc(sizeof(bool) * max);
-	}
-	(void) ReadOn(&reader, &READ_PAGE, max, GatherPage, &builder);
+	ReadPatterns(&reader, patterns);
+	events = ReadOn(&reader, max, GatherPage, &builder);
 	caller = MemoryContextSwitchTo(context);
-	for (int c = 0; c < PAGE_COLUMNS; c++)
-		columns[c] = NullableArray(builder.values[c], builder.nulls[c], builder.n, page_types[c]);
+	*page = FinishPage(&builder);
 	MemoryContextSwitchTo(caller);
-	*page = (EventPage)
-	{
-		.n = builder.n,.names = columns[PAGE_NAME],.event_keys = columns[PAGE_KEY],
-			.occurred_at = columns[PAGE_TIME],.task_ids = columns[PAGE_TASK],.step_ids = columns[PAGE_STEP],
-			.payloads = columns[PAGE_PAYLOAD]
-	};
+	return events;
 }
 
 /* ---------- subscriptions: the orchestrator reads, and notifies ---------- */
@@ -678,23 +705,43 @@ SendAnnouncement(Announcement *announcement)
 	resetStringInfo(&announcement->events);
 }
 
+/* Appends a number of a JSON object, or null. */
+static void
+AppendId(StringInfo json, const char *key, int64 id)
+{
+	if (id != 0)
+		appendStringInfo(json, ", \"%s\": " INT64_FORMAT, key, id);
+	else
+		appendStringInfo(json, ", \"%s\": null", key);
+}
+
 /* Adds a page to the messages of a channel, as many as fit into each. */
 static void
-AnnouncePage(uint64 rows, void *target)
+AnnouncePage(const LoggedEvent *const *page, int n, void *target)
 {
 	Announcement *announcement = target;
+	EventDescriber *describer = BeginDescribing();
+	StringInfoData event;
 
-	for (uint64 row = 0; row < rows; row++)
+	initStringInfo(&event);
+	for (int i = 0; i < n; i++)
 	{
-		char	   *event = RowText(row, 5);
+		EventOwner	owner;
 
-		if (announcement->events.len + strlen(event) > MAX_ANNOUNCEMENT)
+		(void) FindEventOwner(describer, page[i], &owner);
+		resetStringInfo(&event);
+		appendStringInfoString(&event, "{\"name\": ");
+		escape_json(&event, page[i]->name);
+		AppendId(&event, "step_id", owner.step_id);
+		AppendId(&event, "task_id", owner.task_id);
+		appendStringInfo(&event, ", \"event_key\": \"%s\"}", EventKey(page[i]));
+		if (announcement->events.len + event.len > MAX_ANNOUNCEMENT)
 			SendAnnouncement(announcement);
 		if (announcement->events.len > 0)
 			appendStringInfoChar(&announcement->events, ',');
-		appendStringInfoString(&announcement->events, event);
-		pfree(event);
+		appendBinaryStringInfo(&announcement->events, event.data, event.len);
 	}
+	EndDescribing(describer);
 }
 
 uint64
@@ -720,7 +767,7 @@ AnnounceEvents(int64 max, int *channels)
 		initStringInfo(&announcement.events);
 		if (!LockReader(names[i], true, &reader))
 			continue;
-		events = ReadOn(&reader, &READ_ANNOUNCEMENTS, max, AnnouncePage, &announcement);
+		events = ReadOn(&reader, (int) max, AnnouncePage, &announcement);
 		announced = Max(announced, events);
 		SendAnnouncement(&announcement);
 	}

@@ -29,11 +29,12 @@ typedef struct EventPage
 /*
  * Reads on as a consumer, max events at most of those that match a pattern
  * (as consumers have them, but any number), and moves its position with the
- * caller's transaction.  The page is in the memory context given, the row of
- * the consumer, which must exist, is locked from then on.  Needs an open query
+ * caller's transaction.  Returns how many were read: the page, in the memory
+ * context given, lacks those whose owner retention has removed.  The row of the
+ * consumer, which must exist, is locked from then on.  Needs an open query
  * scope.
  */
-extern void ReadEventPage(const char *consumer, ArrayType *patterns, int64 max, MemoryContext context, EventPage *page);
+extern uint64 ReadEventPage(const char *consumer, ArrayType *patterns, int max, MemoryContext context, EventPage *page);
 
 /*
  * Whether this database is at home; false in one that comes from another

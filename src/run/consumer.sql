@@ -81,18 +81,19 @@ END;
 COMMENT ON FUNCTION tasker.position_read_by_consumers() IS
 'What every consumer of events has read, as a position; NULL where there is none. Consumers that have not read for longer than tasker.consumer_grace are not waited for. For retention.';
 
+-- In order, for the index: what is new lies at the end of the table, where a scan of all of it comes last.
 CREATE VIEW tasker.stat_event_consumers AS
 SELECT c.name, c.patterns, c.role, c.created_at, c.read_at, c.events_read,
 	pg_snapshot_xmax(pg_current_snapshot())::text::numeric - pg_snapshot_xmax(c.position)::text::numeric AS transactions_behind,
 	(SELECT count(*) FROM (
 		SELECT FROM tasker.task_transition_log l
-		WHERE l.xact_id >= pg_snapshot_xmax(c.position) AND l.xact_id <= '18446744073709551615' LIMIT 10001) t)
+		WHERE l.xact_id >= pg_snapshot_xmax(c.position) AND l.xact_id <= '18446744073709551615' ORDER BY l.xact_id LIMIT 10001) t)
 	+ (SELECT count(*) FROM (
 		SELECT FROM tasker.workflow_step_transition_log l
-		WHERE l.xact_id >= pg_snapshot_xmax(c.position) AND l.xact_id <= '18446744073709551615' LIMIT 10001) s)
+		WHERE l.xact_id >= pg_snapshot_xmax(c.position) AND l.xact_id <= '18446744073709551615' ORDER BY l.xact_id LIMIT 10001) s)
 	+ (SELECT count(*) FROM (
 		SELECT FROM tasker.published_events e
-		WHERE e.xact_id >= pg_snapshot_xmax(c.position) AND e.xact_id <= '18446744073709551615' LIMIT 10001) e) AS events_behind,
+		WHERE e.xact_id >= pg_snapshot_xmax(c.position) AND e.xact_id <= '18446744073709551615' ORDER BY e.xact_id LIMIT 10001) e) AS events_behind,
 	coalesce(c.cursor_at, (SELECT max(m.left_at) FROM tasker.log_marks m WHERE pg_snapshot_xmax(m.position) <= pg_snapshot_xmax(c.position))) AS read_until,
 	coalesce(c.read_at, c.created_at) > tasker.now() - current_setting('tasker.consumer_grace')::interval AS holds_history,
 	c.channel

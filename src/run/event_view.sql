@@ -83,9 +83,9 @@ BEGIN ATOMIC
 	LEFT JOIN tasker.named_tasks nt ON nt.named_task_id = t.named_task_id
 	LEFT JOIN tasker.task_namespaces ns ON ns.task_namespace_id = nt.task_namespace_id
 	CROSS JOIN LATERAL (
-		-- Attempts are claims that were not given back, since an operator last set them to zero.
+		-- Attempts are claims that were not given back before, since an operator last set them to zero.
 		SELECT greatest(0, count(*) FILTER (WHERE k.to_state = 'in_progress')
-				- count(*) FILTER (WHERE k.from_state = 'in_progress' AND k.to_state = 'pending')) AS number,
+				- count(*) FILTER (WHERE k.from_state = 'in_progress' AND k.to_state = 'pending' AND k.sort_key < l.sort_key)) AS number,
 			CASE WHEN l.to_state = 'in_progress' OR l.from_state = 'in_progress'
 				THEN max(k.created_at) FILTER (WHERE k.to_state = 'in_progress') END AS started_at,
 			CASE WHEN l.from_state = 'in_progress' THEN l.created_at END AS ended_at

@@ -64,7 +64,7 @@ static KeptQuery MOVE_STEPS = {
 	"    AND coalesce(s.executor_id = $16, $16 IS NULL)"
 	"    AND ($2 <> 'in_progress' OR s.sort_key <= " CppAsString2(LAST_CLAIMED_SORT_KEY) ")"
 	" RETURNING s.workflow_step_id, s.task_id, s.sort_key, s.attempts, s.timeout_seconds,"
-	"           s.executor_id, s.last_attempted_at, u.metadata"
+	"           s.executor_id, s.last_attempted_at, s.handler_id, u.metadata"
 	"), logged AS ("
 	" INSERT INTO tasker.workflow_step_transition_log"
 	"        (workflow_step_id, sort_key, from_state, to_state, created_at, executor_id, role, metadata)"
@@ -73,7 +73,7 @@ static KeptQuery MOVE_STEPS = {
 	"   FROM moved"
 	")"
 	"SELECT workflow_step_id, task_id, sort_key, attempts, coalesce(timeout_seconds, 0),"
-	"       coalesce(executor_id, 0), coalesce(last_attempted_at, $5) FROM moved",
+	"       coalesce(executor_id, 0), coalesce(last_attempted_at, $5), handler_id FROM moved",
 	.nargs = 16,.types = {TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, BOOLOID, JSONBOID,
 	INT8ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, JSONBARRAYOID, JSONBARRAYOID, TIMESTAMPTZARRAYOID,
 	INT4ARRAYOID, BOOLARRAYOID, INT8OID}
@@ -86,14 +86,14 @@ static KeptQuery MOVE_TASKS = {
 	"    SET state = $2::tasker.state, sort_key = t.sort_key + 10"
 	"   FROM (SELECT unnest($6) AS u LIMIT cardinality($6)) batch"
 	"  WHERE t.task_id = u AND t.state = $1::tasker.state"
-	" RETURNING t.task_id, t.sort_key"
+	" RETURNING t.task_id, t.sort_key, t.named_task_id, t.requested_at"
 	"), logged AS ("
 	" INSERT INTO tasker.task_transition_log"
 	"        (task_id, sort_key, from_state, to_state, created_at, role, metadata)"
 	" SELECT task_id, sort_key, $1::tasker.state, $2::tasker.state, $4, $3, $5"
 	"   FROM moved"
 	")"
-	"SELECT task_id FROM moved",
+	"SELECT named_task_id, requested_at FROM moved",
 	.nargs = 6,.types = {TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, JSONBOID, INT8ARRAYOID}
 };
 
@@ -182,24 +182,60 @@ MoveStepsBySql(const StepMoves *moves, int *moved)
 			.timeout_seconds = RowInt32(i, 5),
 			.executor_id = RowInt64(i, 6),
 			.attempted_at = DatumGetTimestampTz(RowDatum(i, 7, NULL)),
+			.handler_id = RowInt32(i, 8),
 	};
 	return result;
+}
+
+/* What a move is counted as; COUNTED_EVENTS: as nothing. */
+static CountedEvent
+EventOfMove(TaskerState from, TaskerState to)
+{
+	switch (to)
+	{
+		case STATE_IN_PROGRESS:
+			return COUNTED_STARTED;
+		case STATE_COMPLETE:
+			return COUNTED_COMPLETED;
+		case STATE_ERROR:
+			return COUNTED_FAILED;
+		case STATE_CANCELLED:
+			return COUNTED_CANCELLED;
+		case STATE_RESOLVED_MANUALLY:
+			return COUNTED_RESOLVED;
+		case STATE_PENDING:
+			return from == STATE_ERROR ? COUNTED_RETRIED : COUNTED_RELEASED;
+		default:
+			return COUNTED_EVENTS;
+	}
+}
+
+/* Counts a task that has moved; one that is complete is timed from its request on. */
+static void
+CountTaskMove(TaskerState from, TaskerState to, int32 named_task_id, TimestampTz requested_at, TimestampTz now)
+{
+	NoteEvent(COUNTED_TASKS, named_task_id, EventOfMove(from, to), to == STATE_COMPLETE ? Max(now - requested_at, 0) : UNTIMED);
 }
 
 static int
 MoveTasksBySql(TaskerState from, TaskerState to, int n, const int64 *task_ids, Datum metadata)
 {
+	TimestampTz now = TaskerNow();
+	int			moved;
 	char		nulls[7] = "      ";
 	Datum		args[6];
 
 	args[0] = CStringGetTextDatum(StateLabel(from));
 	args[1] = CStringGetTextDatum(StateLabel(to));
 	args[2] = QueryCallerName();
-	args[3] = TimestampTzGetDatum(TaskerNow());
+	args[3] = TimestampTzGetDatum(now);
 	args[4] = metadata;
 	nulls[4] = metadata != 0 ? ' ' : 'n';
 	args[5] = Int64Array(task_ids, n);
-	return (int) RunQuery(&MOVE_TASKS, args, nulls);
+	moved = (int) RunQuery(&MOVE_TASKS, args, nulls);
+	for (int i = 0; i < moved; i++)
+		CountTaskMove(from, to, RowInt32(i, 1), DatumGetTimestampTz(RowDatum(i, 2, NULL)), now);
+	return moved;
 }
 
 /* ---------- directly ---------- */
@@ -371,6 +407,7 @@ MoveStepsDirectly(Table *steps, Table *log, const StepMoves *moves, int *moved)
 				.sort_key = step.sort_key + 10,
 				.attempts = Max(0, step.attempts + moves->attempt_change),
 				.timeout_seconds = step.timeout_seconds,
+				.handler_id = step.handler_id,
 				.executor_id = ExecutorOfMove(moves, i, &step),
 				.attempted_at = step.last_attempted_at,
 		};
@@ -414,12 +451,13 @@ MoveTasksDirectly(Table *tasks, Table *log, TaskerState from, TaskerState to, in
 	Lookup	   *by_id;
 	Appender   *appender;
 	LogRow		row;
+	TimestampTz now = TaskerNow();
 	int			moved = 0;
 
 	BeginAccess();
 	by_id = LookupById(tasks);
 	appender = BeginAppend(log);
-	row = CommonLogRow(log, from, to, TaskerNow());
+	row = CommonLogRow(log, from, to, now);
 	SetLogMetadata(&row, metadata);
 	for (int i = 0; i < n; i++)
 	{
@@ -431,6 +469,7 @@ MoveTasksDirectly(Table *tasks, Table *log, TaskerState from, TaskerState to, in
 		row.values[LOG_OWNER] = Int64GetDatum(task.task_id);
 		row.values[LOG_SORT_KEY] = Int32GetDatum(task.sort_key + 10);
 		AppendRow(appender, task.task_id, row.values, row.nulls);
+		CountTaskMove(from, to, task.named_task_id, task.requested_at, now);
 		moved++;
 	}
 	EndAppend(appender);
@@ -483,10 +522,16 @@ LimitAttempts(const MovedStep *steps, int n, TimestampTz now)
 static void
 MeasureMoves(const StepMoves *moves, const MovedStep *steps, int n)
 {
+	CountedEvent counted = EventOfMove(moves->from, moves->to);
+
 	for (int i = 0; i < n; i++)
 	{
 		const MovedStep *step = &steps[i];
+		int64		microseconds = UNTIMED;
 
+		if (moves->from == STATE_IN_PROGRESS && moves->by_executor && moves->to != STATE_PENDING)
+			microseconds = Max(moves->at - step->attempted_at, 0);
+		NoteEvent(COUNTED_STEPS, step->handler_id, counted, microseconds);
 		if (moves->to == STATE_IN_PROGRESS)
 		{
 			NoteClaimOfStep(step->step_id, moves->at);
@@ -497,10 +542,12 @@ MeasureMoves(const StepMoves *moves, const MovedStep *steps, int n)
 		else if (moves->to == STATE_PENDING)
 			NoteExecutorStep(step->executor_id, EXECUTOR_RELEASES, UNTIMED);
 		else if (moves->by_executor)
-			NoteExecutorStep(step->executor_id, moves->to == STATE_COMPLETE ? EXECUTOR_COMPLETIONS : EXECUTOR_FAILURES,
-							 Max(moves->at - step->attempted_at, 0));
+			NoteExecutorStep(step->executor_id, moves->to == STATE_COMPLETE ? EXECUTOR_COMPLETIONS : EXECUTOR_FAILURES, microseconds);
 		else if (moves->to == STATE_ERROR)
+		{
 			NoteExecutorStep(step->executor_id, EXECUTOR_LOSSES, UNTIMED);
+			NoteEvent(COUNTED_STEPS, step->handler_id, COUNTED_LOST, UNTIMED);
+		}
 	}
 }
 

@@ -54,6 +54,7 @@ typedef struct MovedStep
 	int32		sort_key;
 	int32		attempts;
 	int32		timeout_seconds;	/* 0: none */
+	int32		handler_id;
 	int64		executor_id;	/* who got it, or has had it; 0: nobody */
 	TimestampTz attempted_at;	/* the last attempt before */
 } MovedStep;

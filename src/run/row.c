@@ -142,6 +142,7 @@ ReadTaskRow(const Table *tasks, TupleTableSlot *row)
 			.named_task_id = DatumGetInt32(RowColumn(tasks, row, TASK_NAMED_TASK, NULL)),
 			.sort_key = DatumGetInt32(RowColumn(tasks, row, TASK_SORT_KEY, NULL)),
 			.state = StateOfValue(tasks, TASK_STATE, RowColumn(tasks, row, TASK_STATE, NULL)),
+			.requested_at = DatumGetTimestampTz(RowColumn(tasks, row, TASK_REQUESTED_AT, NULL)),
 	};
 }
 

@@ -67,6 +67,7 @@ typedef struct TaskRow
 	int32		named_task_id;
 	int32		sort_key;
 	TaskerState state;
+	TimestampTz requested_at;
 } TaskRow;
 
 extern StepRow ReadStepRow(const Table *steps, TupleTableSlot *row);

@@ -12,6 +12,7 @@
 #include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/fault.h"
+#include "pg/measure.h"
 #include "pg/query.h"
 #include "pg/table.h"
 #include "pg/wakeup.h"
@@ -520,6 +521,7 @@ CreateTasks(TaskRequest *requests, int n, Datum metadata)
 			continue;
 		}
 		created++;
+		NoteEvent(COUNTED_TASKS, requests[i].template->named_task_id, COUNTED_CREATED, UNTIMED);
 		AddStepRows(&rows, &requests[i], sequence);
 		if (rows.steps >= STEPS_PER_INSERT)
 			FlushStepRows(&rows);

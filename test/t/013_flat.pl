@@ -229,7 +229,6 @@ my @known = (
 	[ qr/analyzed/, qr/^transitions of the steps/, 'the planner believes that one step in two hundred is of the task' ],
 	[ qr/vacuumed/, qr/^(?:fail_steps|step_dag_relationships|task_document|parents|children|edges|transitions of the steps)/,
 		'tables that look empty are joined in any order, without keys' ],
-	[ qr/statistics/, qr/^orchestrate\(\) of a cancelled step/, 'of two indexes that look empty either may be taken' ],
 );
 
 sub reason

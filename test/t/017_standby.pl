@@ -52,7 +52,7 @@ is($there->query("SELECT context->>'made' FROM tasker.tasks WHERE task_id = $las
 # says, and who holds back vacuum, is each server's own.
 my @relations = split /\n/, $session->query(
 	q(SELECT relname FROM pg_class WHERE relnamespace = 'tasker'::regnamespace AND relkind IN ('r', 'p', 'v') ORDER BY 1));
-my %own_answer = map { $_ => 1 } qw(stat_orchestrator stat_executors stat_latencies stat_horizon);
+my %own_answer = map { $_ => 1 } qw(stat_orchestrator stat_executors stat_latencies stat_horizon stat_tasks stat_handlers metrics);
 my $digest = 'SELECT count(*), md5(string_agg(r::text, E\'\n\' ORDER BY r::text)) FROM %s r';
 foreach my $relation (@relations)
 {
@@ -67,7 +67,7 @@ is($there->query('SELECT * FROM tasker.check()'), '', 'check() runs there and fi
 # Every function, from the catalogue. One that is not volatile must answer; of the volatile
 # ones these look, too, and all others write.
 my %looks = map { $_ => 1 } qw(backoff_seconds validate_context task_template my_steps find_viable_steps await_task orchestrator_status
-	orchestrator_measures executor_measures latency_buckets reset_stats);
+	orchestrator_measures executor_measures latency_buckets transition_counts prometheus_metrics reset_stats);
 my ($step) = split /\n/, $session->query("SELECT min(workflow_step_id) FROM tasker.workflow_steps WHERE task_id = $first");
 my $claim = $session->query("SELECT sort_key FROM tasker.workflow_steps WHERE workflow_step_id = $step");
 

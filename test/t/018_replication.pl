@@ -83,14 +83,16 @@ is($reader->query(q(SELECT string_agg(DISTINCT (task_id >> 40)::text, ',' ORDER 
 # --- a restart of either side --------------------------------------------------------
 
 $_->quit foreach $executor, $session;
-$node->restart('immediate');
+$node->stop('immediate');
+$node->start;
 $session = Tasker::Session->new($node, 'app');
 $executor = Tasker::Executor->new($node, 'app', capacity => 50);
 diamonds($session, 10);
 ok($executor->drain_but('other'), 'after a crash of the primary work goes on');
 arrives('after a crash of the primary');
 $reader->quit;
-$archive->restart('immediate');
+$archive->stop('immediate');
+$archive->start;
 diamonds($session, 10);
 ok($executor->drain_but('other'), 'the primary does not mind that the archive restarts');
 $reader = Tasker::Session->new($archive, 'history');
@@ -123,6 +125,6 @@ SQL
 %Tasker::ledger = ();
 
 $_->quit foreach $executor, $session, $reader;
-ends_well($node, ['app'], qr/administrator command|terminating|shutting down/);
+ends_well($node, ['app'], qr/administrator command|terminating|shutting down|starting up|not yet accepting/);
 ends_well($archive, [], qr/logical replication worker (?:ERROR|FATAL):  (?:could not|terminating|error reading)|shutting down|administrator command/);
 done_testing();
