@@ -10,9 +10,9 @@ INSTALL_SQL = \
 	src/rules/state.sql src/rules/retry.sql src/rules/violation.sql src/rules/graph.sql src/rules/drawing.sql src/rules/yaml_document.sql \
 	src/pg/clock.sql src/pg/measure.sql \
 	src/define/ownership.sql src/define/template.sql src/define/access.sql src/define/context_schema.sql src/define/template_graph.sql src/define/event.sql src/define/registry.sql src/define/object_map.sql \
-	src/run/task.sql src/run/step.sql src/run/step_wait.sql src/run/annotation.sql src/run/update.sql src/run/transition.sql src/run/timer.sql src/run/log_mark.sql src/run/published_event.sql src/run/consumer.sql src/run/schedule.sql src/run/reenqueue.sql src/run/history.sql src/run/retention.sql \
+	src/run/task.sql src/run/step.sql src/run/step_wait.sql src/run/annotation.sql src/run/update.sql src/run/transition.sql src/run/timer.sql src/run/log_mark.sql src/run/published_event.sql src/run/consumer.sql src/run/schedule.sql src/run/task_trigger.sql src/run/reenqueue.sql src/run/history.sql src/run/retention.sql \
 	src/execute/queue.sql src/execute/executor.sql src/execute/claim.sql src/execute/outcome.sql src/execute/sql_handler.sql src/execute/pause.sql src/execute/await.sql \
-	src/orchestrate/orchestrate.sql src/orchestrate/coordinate.sql src/orchestrate/finalize.sql \
+	src/orchestrate/orchestrate.sql src/orchestrate/reaction.sql src/orchestrate/coordinate.sql src/orchestrate/finalize.sql \
 	src/run/history_status.sql src/run/task_edges.sql src/run/readiness.sql src/run/summary.sql src/run/analytics.sql src/run/health.sql \
 	src/run/dependency.sql src/run/diagram.sql src/run/graph_analysis.sql src/run/search.sql src/run/task_document.sql src/run/event_view.sql src/run/event_wait.sql src/orchestrate/decision.sql src/orchestrate/waiting.sql \
 	src/process/worker.sql src/process/horizon.sql src/execute/executor_status.sql src/process/why.sql src/process/metrics.sql src/orchestrate/check.sql \

@@ -885,6 +885,71 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_start_schedule
 COMMENT ON FUNCTION tasker.start_scheduled_tasks(integer) IS
 'Creates the tasks whose schedules are due, max at most, and returns how many; the background worker does the same by itself when the time comes. A creation that fails is noted in task_schedules.last_error, with a WARNING, and not tried again until the next time. Schedules that another session works on are passed over. Error: 22023 max is not positive.';
 
+-- Tasks that are started by events.
+
+CREATE TABLE tasker.task_triggers (
+	name text PRIMARY KEY
+		CONSTRAINT trigger_name_has_1_to_128_characters CHECK (length(name) BETWEEN 1 AND 128),
+	event text NOT NULL
+		CONSTRAINT trigger_event_has_1_to_256_bytes CHECK (octet_length(event) BETWEEN 1 AND 256),
+	match jsonb NOT NULL
+		CONSTRAINT trigger_match_is_an_object CHECK (jsonb_typeof(match) = 'object'),
+	request jsonb NOT NULL
+		CONSTRAINT trigger_request_is_an_object CHECK (jsonb_typeof(request) = 'object'),
+	context_from_payload jsonb NOT NULL
+		CONSTRAINT trigger_context_from_payload_is_an_object CHECK (jsonb_typeof(context_from_payload) = 'object'),
+	owner text NOT NULL,
+	created_at timestamptz NOT NULL,
+	tasks_started bigint NOT NULL DEFAULT 0,
+	last_task_id bigint,
+	last_started_at timestamptz,
+	errors bigint NOT NULL DEFAULT 0,
+	last_error text,
+	last_error_at timestamptz
+) WITH (fillfactor = 70);
+
+COMMENT ON TABLE tasker.task_triggers IS 'Which events start which tasks. A row changes with each page of events that starts some.';
+
+COMMENT ON COLUMN tasker.task_triggers.event IS 'The name of the event; * stands for any characters.';
+
+COMMENT ON COLUMN tasker.task_triggers.match IS 'What the payload of the event must contain.';
+
+COMMENT ON COLUMN tasker.task_triggers.request IS 'What create_tasks() is given each time, but for what the event sets.';
+
+COMMENT ON COLUMN tasker.task_triggers.context_from_payload IS 'Keys of the context of the task, each with the key of the payload whose value it gets; * is the whole payload.';
+
+COMMENT ON COLUMN tasker.task_triggers.owner IS 'The role that made it, in whose name the tasks are created.';
+
+COMMENT ON COLUMN tasker.task_triggers.created_at IS 'Events that happened earlier start nothing.';
+
+COMMENT ON COLUMN tasker.task_triggers.errors IS 'Events whose task could not be started.';
+
+CREATE FUNCTION tasker.start_task_on_event(trigger text, event text, request jsonb, match jsonb DEFAULT '{}', context_from_payload jsonb DEFAULT '{"event": "*"}') RETURNS boolean
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_start_task_on_event';
+
+COMMENT ON FUNCTION tasker.start_task_on_event(text, text, jsonb, jsonb, jsonb) IS
+'From now on each event of a name (* stands for any characters) whose payload contains match (@>) starts a task, from a request as create_tasks takes them, in the name of the role that calls this. To the context of the request comes what context_from_payload says: keys of the context, each with the key of the payload whose value it gets, "*" for the whole payload; what the payload lacks is left out. The task''s requested_at is the time of the event, its identity_key trigger:NAME:EVENT_KEY, so that no event starts two. What came of a trigger starts nothing by it again: events of tasks that it has started, itself or through others, are passed over; and no chain has more than eight triggers. An existing trigger of the name is replaced by its owner, and what has not been read yet is judged by the new one. True if it is new. Until the transaction ends nobody reacts to events. Errors: 22023 bad argument; 22004 null argument; 42501 the trigger is another role''s, or the role may not call create_triggered_tasks, or is confined to namespaces; 54000 there are 1000 triggers already.';
+
+CREATE FUNCTION tasker.drop_task_trigger(trigger text) RETURNS boolean
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_drop_task_trigger';
+
+COMMENT ON FUNCTION tasker.drop_task_trigger(text) IS
+'Ends a trigger, also for events that nobody has read yet; tasks that it has started stay. False if there is none. Error: 42501 it is another role''s.';
+
+CREATE FUNCTION tasker.create_triggered_tasks(batch jsonb) RETURNS bigint[]
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_create_triggered_tasks';
+
+COMMENT ON FUNCTION tasker.create_triggered_tasks(jsonb) IS
+'create_tasks for the array "requests" of an object, whose other key "triggers" names the triggers that led to it, the last one last: the first rows of the log say so. Returns the ids of those that did not exist before. What triggers call, as the role that made them. Errors as create_tasks; 22023 where the object is none of these.';
+
+-- What follows from events.
+
+CREATE FUNCTION tasker.react_to_events(max integer DEFAULT 1000) RETURNS integer
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_react_to_events';
+
+COMMENT ON FUNCTION tasker.react_to_events(integer) IS
+'Does in this session and transaction what the background worker does by itself after each batch: reads the events that are new, max at most, as the consumer tasker.reactor, and starts the tasks that triggers say; returns how many were read. Position and effects are of one transaction: each event takes effect once. Sees what was committed before the call. A task that cannot be started is noted in task_triggers.last_error, with a WARNING, and passed over. Waits for a batch that is running, and keeps others from running one until the transaction ends. Errors: 22023 max is not between 1 and 1000000; 55000 the database comes from another server and is not adopted.';
+
 COMMENT ON FUNCTION tasker.prune_tasks(timestamptz, integer, tasker.state[]) IS
 'Removes up to max_tasks tasks that are in one of the states since before the time given, oldest first, with their steps, edges, annotations and transitions, and returns how many. Call it again until it returns less. A task that another session has locked, a step of which is locked or in progress, or whose transitions the orchestrator has not read yet is left for later. Its identity key becomes free. Where tasker.retention is on, transitions of a closed period go with their partition. states may be complete, cancelled, resolved_manually and error. Locks task rows, then their step rows; other pruning waits. Errors: 22023 bad argument; 55000 the database was restored or cloned and is not adopted; 40001 under repeatable read, when a task has changed meanwhile (try again).';
 
@@ -2325,7 +2390,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 		allowed_transitions annotations event_definitions events role_grants stat_executors stat_templates step_dag_relationships step_durations
 		step_readiness_statuses task_execution_contexts task_summaries task_templates task_transitions task_workflow_summaries
 		workflow_step_edges workflow_step_transitions waiting_steps capability_privileges home'),
-	('observer', 'SELECT', true, 'annotation_types dependent_systems dependent_system_object_maps history_periods log_marks event_consumers task_schedules timers work_queue tasks_task_id_seq workflow_steps_workflow_step_id_seq
+	('observer', 'SELECT', true, 'annotation_types dependent_systems dependent_system_object_maps history_periods log_marks event_consumers task_schedules task_triggers timers work_queue tasks_task_id_seq workflow_steps_workflow_step_id_seq
 		stat_history stat_horizon stat_orchestrator stat_latencies stat_event_consumers stat_tasks stat_handlers metrics state_metrics'),
 	('observer', 'EXECUTE', false, 'now legal_transitions transition_event event_payload_keys event_payload_schema
 		small_json task_event_payload step_event_payload custom_event_payload next_cron_time state_colours one_line mermaid_label dot_label dot_tooltip draw_mermaid draw_dot draw_text
@@ -2344,7 +2409,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 		annotation_types(annotation_type_id,name,created_at) workflow_steps(workflow_step_id,task_id,state)'),
 	('producer', 'EXECUTE', false, 'now create_task create_tasks find_task find_tasks task_is_new await_task annotate_task remove_annotation
 		update_task update_step validate_context task_state step_state task_in_any_state step_in_any_state next_cron_time publish_event'),
-	('producer', 'EXECUTE', true, 'map_objects create_requested_task schedule_task unschedule_task'),
+	('producer', 'EXECUTE', true, 'map_objects create_requested_task schedule_task unschedule_task create_triggered_tasks start_task_on_event drop_task_trigger'),
 	('executor', 'EXECUTE', false, 'now register_executor unregister_executor heartbeat claim_steps claim_step await_steps my_steps
 		complete_step complete_steps fail_step fail_steps release_step release_steps execute_step coordinate_task find_viable_steps
 		step_transitive_dependencies step_transitive_dependents step_siblings annotate_task backoff_seconds publish_event'),
@@ -2352,7 +2417,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 	('operator', 'EXECUTE', false, 'cancel_task retry_task resolve_task cancel_step retry_step resolve_step update_task update_step reenqueue_task
 		transition_task transition_step safe_transition_task safe_transition_step conditional_transition_task conditional_transition_step
 		pause resume finalize_task retry_due_steps annotate_task remove_annotation execute_step coordinate_task'),
-	('operator', 'EXECUTE', true, 'orchestrate unregister_executor announce_events deliver_events deliver_event_page awaited_patterns start_scheduled_tasks'),
+	('operator', 'EXECUTE', true, 'orchestrate unregister_executor announce_events deliver_events deliver_event_page awaited_patterns react_to_events start_scheduled_tasks'),
 	('admin', 'EXECUTE', false, 'register_task_template register_task_template_yaml deprecate_task_template describe_namespace pause resume
 		grant_observer grant_producer grant_executor grant_operator grant_admin revoke_role'),
 	('admin', 'EXECUTE', true, 'describe_dependent_system register_event set_event_schema map_objects prune_tasks upkeep rebuild_accelerators reset_stats')
@@ -2665,7 +2730,7 @@ BEGIN
 		-- These belong to no namespace.
 		('dependent_systems', 'false'), ('dependent_system_object_maps', 'false'),
 		('orchestrator_checkpoint', 'false'), ('history_periods', 'false'), ('log_marks', 'false'),
-		('event_consumers', 'false'), ('task_schedules', 'false')) p (relation, visible)
+		('event_consumers', 'false'), ('task_schedules', 'false'), ('task_triggers', 'false')) p (relation, visible)
 	LOOP
 		EXECUTE format('ALTER TABLE tasker.%I ENABLE ROW LEVEL SECURITY', item.relation);
 		EXECUTE format('CREATE POLICY tenants ON tasker.%I USING ((SELECT tasker.sees_everything()) OR %s)', item.relation, item.visible);
@@ -2688,14 +2753,17 @@ SELECT pg_catalog.pg_extension_config_dump('tasker.published_events_event_id_seq
 SELECT pg_catalog.pg_extension_config_dump('tasker.step_waits', '');
 SELECT pg_catalog.pg_extension_config_dump('tasker.task_schedules', '');
 
+SELECT pg_catalog.pg_extension_config_dump('tasker.task_triggers', '');
+
 -- Nothing new is reachable by PUBLIC.
 REVOKE ALL ON TABLE tasker.capability_grants, tasker.capability_privileges, tasker.event_consumers, tasker.events, tasker.home, tasker.log_marks,
 	tasker.metrics, tasker.published_events, tasker.role_grants, tasker.stat_event_consumers, tasker.stat_handlers, tasker.stat_latencies,
-	tasker.stat_tasks, tasker.state_metrics, tasker.task_schedules,
+	tasker.stat_tasks, tasker.state_metrics, tasker.task_schedules, tasker.task_triggers,
 	tasker.step_waits, tasker.waiting_steps FROM PUBLIC;
 REVOKE ALL ON SEQUENCE tasker.log_marks_mark_id_seq, tasker.published_events_event_id_seq FROM PUBLIC;
 REVOKE ALL ON ROUTINE tasker.announce_events(integer), tasker.apply_grants(text), tasker.create_event_consumer(text, text[], boolean),
-	tasker.create_requested_task(jsonb), tasker.awaited_patterns(), tasker.custom_event_payload(tasker.published_events), tasker.deliver_event_page(text[], text[], timestamp with time zone[], bigint[], jsonb[]),
+	tasker.create_requested_task(jsonb), tasker.create_triggered_tasks(jsonb), tasker.drop_task_trigger(text), tasker.react_to_events(integer),
+	tasker.start_task_on_event(text, text, jsonb, jsonb, jsonb), tasker.awaited_patterns(), tasker.custom_event_payload(tasker.published_events), tasker.deliver_event_page(text[], text[], timestamp with time zone[], bigint[], jsonb[]),
 	tasker.deliver_events(integer), tasker.drop_event_consumer(text), tasker.first_event(text, jsonb, bigint, timestamp with time zone, integer[]),
 	tasker.has_all(jsonb, jsonb), tasker.received_event(text, text, timestamp with time zone, jsonb),
 	tasker.resolve_wait(jsonb, jsonb, bigint, timestamp with time zone),

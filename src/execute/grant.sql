@@ -10,7 +10,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 		allowed_transitions annotations event_definitions events role_grants stat_executors stat_templates step_dag_relationships step_durations
 		step_readiness_statuses task_execution_contexts task_summaries task_templates task_transitions task_workflow_summaries
 		workflow_step_edges workflow_step_transitions waiting_steps capability_privileges home'),
-	('observer', 'SELECT', true, 'annotation_types dependent_systems dependent_system_object_maps history_periods log_marks event_consumers task_schedules timers work_queue tasks_task_id_seq workflow_steps_workflow_step_id_seq
+	('observer', 'SELECT', true, 'annotation_types dependent_systems dependent_system_object_maps history_periods log_marks event_consumers task_schedules task_triggers timers work_queue tasks_task_id_seq workflow_steps_workflow_step_id_seq
 		stat_history stat_horizon stat_orchestrator stat_latencies stat_event_consumers stat_tasks stat_handlers metrics state_metrics'),
 	('observer', 'EXECUTE', false, 'now legal_transitions transition_event event_payload_keys event_payload_schema
 		small_json task_event_payload step_event_payload custom_event_payload next_cron_time state_colours one_line mermaid_label dot_label dot_tooltip draw_mermaid draw_dot draw_text
@@ -29,7 +29,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 		annotation_types(annotation_type_id,name,created_at) workflow_steps(workflow_step_id,task_id,state)'),
 	('producer', 'EXECUTE', false, 'now create_task create_tasks find_task find_tasks task_is_new await_task annotate_task remove_annotation
 		update_task update_step validate_context task_state step_state task_in_any_state step_in_any_state next_cron_time publish_event'),
-	('producer', 'EXECUTE', true, 'map_objects create_requested_task schedule_task unschedule_task'),
+	('producer', 'EXECUTE', true, 'map_objects create_requested_task schedule_task unschedule_task create_triggered_tasks start_task_on_event drop_task_trigger'),
 	('executor', 'EXECUTE', false, 'now register_executor unregister_executor heartbeat claim_steps claim_step await_steps my_steps
 		complete_step complete_steps fail_step fail_steps release_step release_steps execute_step coordinate_task find_viable_steps
 		step_transitive_dependencies step_transitive_dependents step_siblings annotate_task backoff_seconds publish_event'),
@@ -37,7 +37,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 	('operator', 'EXECUTE', false, 'cancel_task retry_task resolve_task cancel_step retry_step resolve_step update_task update_step reenqueue_task
 		transition_task transition_step safe_transition_task safe_transition_step conditional_transition_task conditional_transition_step
 		pause resume finalize_task retry_due_steps annotate_task remove_annotation execute_step coordinate_task'),
-	('operator', 'EXECUTE', true, 'orchestrate unregister_executor announce_events deliver_events deliver_event_page awaited_patterns start_scheduled_tasks'),
+	('operator', 'EXECUTE', true, 'orchestrate unregister_executor announce_events deliver_events deliver_event_page awaited_patterns react_to_events start_scheduled_tasks'),
 	('admin', 'EXECUTE', false, 'register_task_template register_task_template_yaml deprecate_task_template describe_namespace pause resume
 		grant_observer grant_producer grant_executor grant_operator grant_admin revoke_role'),
 	('admin', 'EXECUTE', true, 'describe_dependent_system register_event set_event_schema map_objects prune_tasks upkeep rebuild_accelerators reset_stats')

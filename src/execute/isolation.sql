@@ -31,7 +31,7 @@ BEGIN
 		-- These belong to no namespace.
 		('dependent_systems', 'false'), ('dependent_system_object_maps', 'false'),
 		('orchestrator_checkpoint', 'false'), ('history_periods', 'false'), ('log_marks', 'false'),
-		('event_consumers', 'false'), ('task_schedules', 'false')) p (relation, visible)
+		('event_consumers', 'false'), ('task_schedules', 'false'), ('task_triggers', 'false')) p (relation, visible)
 	LOOP
 		EXECUTE format('ALTER TABLE tasker.%I ENABLE ROW LEVEL SECURITY', item.relation);
 		EXECUTE format('CREATE POLICY tenants ON tasker.%I USING ((SELECT tasker.sees_everything()) OR %s)', item.relation, item.visible);

@@ -12,7 +12,7 @@ BEGIN
 		'task_transition_log', 'workflow_step_transition_log',
 		'task_transition_log_p0', 'task_transition_log_p1', 'workflow_step_transition_log_p0',
 		'workflow_step_transition_log_p1', 'executors',
-		'orchestrator_checkpoint', 'published_events', 'published_events_event_id_seq', 'event_consumers', 'task_schedules', 'history_periods', 'task_reenqueues', 'task_namespaces_task_namespace_id_seq', 'named_tasks_named_task_id_seq',
+		'orchestrator_checkpoint', 'published_events', 'published_events_event_id_seq', 'event_consumers', 'task_schedules', 'task_triggers', 'history_periods', 'task_reenqueues', 'task_namespaces_task_namespace_id_seq', 'named_tasks_named_task_id_seq',
 		'dependent_systems_dependent_system_id_seq', 'named_steps_named_step_id_seq',
 		'handlers_handler_id_seq', 'tasks_task_id_seq', 'workflow_steps_workflow_step_id_seq',
 		'executors_executor_id_seq']

@@ -34,6 +34,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "process/announcer.h"
+#include "process/reactor.h"
 #include "process/deliverer.h"
 #include "process/timetable.h"
 #include "process/upkeep.h"
@@ -514,7 +515,7 @@ TaskerOrchestratorMain(Datum arg)
 		wait = worker.error_wait == 0 ? 0 :
 			TimestampDifferenceMilliseconds(GetCurrentTimestamp(), worker.not_before);
 		if (wait == 0)
-			wait = KeepDelivering(KeepAnnouncing(KeepTimetable(KeepUp(Orchestrate()))));
+			wait = KeepDelivering(KeepAnnouncing(KeepReacting(KeepTimetable(KeepUp(Orchestrate())))));
 		if (wait == 0)
 			continue;
 		pgstat_report_stat(true);

@@ -15,6 +15,7 @@
 #include "catalog/pg_type.h"
 #include "commands/async.h"
 #include "define/access.h"
+#include "define/follower.h"
 #include "define/ownership.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
@@ -107,6 +108,17 @@ CheckRoomForConsumer(const char *name)
 				 errhint("Drop those that are not used any more; see tasker.stat_event_consumers.")));
 }
 
+/* Raises 42939 for the name under which the orchestrator itself reads. */
+static void
+CheckNotReserved(const char *name)
+{
+	if (strcmp(name, REACTOR) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("the name \"%s\" is reserved", name),
+				 errdetail("It is the orchestrator's own consumer, which starts the tasks of triggers.")));
+}
+
 static char *
 ConsumerName(FunctionCallInfo fcinfo)
 {
@@ -121,6 +133,7 @@ ConsumerName(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the name of a consumer must have 1 to %d characters", MAX_CONSUMER_NAME)));
+	CheckNotReserved(name);
 	return name;
 }
 
@@ -306,13 +319,18 @@ LockReader(const char *name, bool is_subscription, Reader *reader)
 	return true;
 }
 
-/* Raises 55000 on a database that comes from another server. */
-static void
-CheckAdopted(void)
+bool
+IsAdopted(void)
 {
 	Datum		system = Int64GetDatum(HomeIdentifier());
 
-	if (RunQuery(&IS_ADOPTED, &system, NULL) == 1 && !RowBool(0, 1))
+	return RunQuery(&IS_ADOPTED, &system, NULL) == 0 || RowBool(0, 1);
+}
+
+void
+CheckAdopted(void)
+{
+	if (!IsAdopted())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database comes from another server and is not adopted yet"),
@@ -505,6 +523,88 @@ tasker_read_events(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* ---------- pages for the orchestrator itself ---------- */
+
+/* A page that is put together, column by column. */
+typedef struct PageBuilder
+{
+	int			n;
+	Datum	   *names;
+	Datum	   *event_keys;
+	Datum	   *occurred_at;
+	Datum	   *task_ids;
+	bool	   *no_task;
+	Datum	   *step_ids;
+	bool	   *no_step;
+	Datum	   *payloads;
+} PageBuilder;
+
+/* Appends a page to one that is put together, which has room for it. */
+static void
+GatherPage(const LoggedEvent *const *page, int n, void *target)
+{
+	PageBuilder *builder = target;
+	EventDescriber *describer = BeginDescribing();
+
+	for (int i = 0; i < n; i++)
+	{
+		EventDetails event;
+		int			place = builder->n;
+
+		if (!DescribeEvent(describer, page[i], &event))
+			continue;
+		builder->names[place] = CStringGetTextDatum(page[i]->name);
+		builder->event_keys[place] = CStringGetTextDatum(EventKey(page[i]));
+		builder->occurred_at[place] = TimestampTzGetDatum(event.occurred_at);
+		builder->task_ids[place] = Int64GetDatum(event.owner.task_id);
+		builder->no_task[place] = event.owner.task_id == 0;
+		builder->step_ids[place] = Int64GetDatum(event.owner.step_id);
+		builder->no_step[place] = event.owner.step_id == 0;
+		builder->payloads[place] = event.payload;
+		builder->n++;
+	}
+	EndDescribing(describer);
+}
+
+/* The page as arrays, in the current memory context. */
+static EventPage
+FinishPage(const PageBuilder *builder)
+{
+	return (EventPage)
+	{
+		.n = builder->n,
+			.names = NullableArray(builder->names, NULL, builder->n, TEXTOID),
+			.event_keys = NullableArray(builder->event_keys, NULL, builder->n, TEXTOID),
+			.occurred_at = NullableArray(builder->occurred_at, NULL, builder->n, TIMESTAMPTZOID),
+			.task_ids = NullableArray(builder->task_ids, builder->no_task, builder->n, INT8OID),
+			.step_ids = NullableArray(builder->step_ids, builder->no_step, builder->n, INT8OID),
+			.payloads = NullableArray(builder->payloads, NULL, builder->n, JSONBOID),
+	};
+}
+
+uint64
+ReadEventPage(const char *consumer, ArrayType *patterns, int max, MemoryContext context, EventPage *page)
+{
+	PageBuilder builder = {
+		.names = palloc(sizeof(Datum) * max),.event_keys = palloc(sizeof(Datum) * max),
+		.occurred_at = palloc(sizeof(Datum) * max),.payloads = palloc(sizeof(Datum) * max),
+		.task_ids = palloc(sizeof(Datum) * max),.no_task = palloc(sizeof(bool) * max),
+		.step_ids = palloc(sizeof(Datum) * max),.no_step = palloc(sizeof(bool) * max)
+	};
+	Reader		reader;
+	MemoryContext caller;
+	uint64		events;
+
+	if (!LockReader(consumer, false, &reader))
+		elog(ERROR, "consumer \"%s\" does not exist", consumer);
+	ReadPatterns(&reader, patterns);
+	events = ReadOn(&reader, max, GatherPage, &builder);
+	caller = MemoryContextSwitchTo(context);
+	*page = FinishPage(&builder);
+	MemoryContextSwitchTo(caller);
+	return events;
+}
+
 /* ---------- subscriptions: the orchestrator reads, and notifies ---------- */
 
 static KeptQuery SUBSCRIBE = {
@@ -535,6 +635,7 @@ ChannelArgument(FunctionCallInfo fcinfo, int number)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the name of a channel must have 1 to %d bytes", NAMEDATALEN - 1)));
+	CheckNotReserved(channel);
 	return channel;
 }
 

@@ -16,7 +16,9 @@
 #include "pg/query.h"
 #include "pg/table.h"
 #include "pg/wakeup.h"
+#include "rules/document.h"
 #include "run/identity.h"
+#include "run/move.h"
 #include "run/request.h"
 #include "run/row.h"
 #include "run/step.h"
@@ -24,6 +26,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 
@@ -59,12 +62,12 @@ static KeptQuery INSERT_TASKS = {
 	" ON CONFLICT (task_namespace_id, identity_key) WHERE identity_key IS NOT NULL DO NOTHING"
 	" RETURNING task_id"
 	"), logged AS ("
-	" INSERT INTO tasker.task_transition_log (task_id, sort_key, to_state, created_at, role)"
-	" SELECT task_id, 10, 'pending', $1, $2 FROM new"
+	" INSERT INTO tasker.task_transition_log (task_id, sort_key, to_state, created_at, role, metadata)"
+	" SELECT task_id, 10, 'pending', $1, $2, $15 FROM new"
 	")"
 	"SELECT task_id FROM new ORDER BY task_id",
-	.nargs = 14,.types = {TIMESTAMPTZOID, TEXTOID, INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID,
-		INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID}
+	.nargs = 15,.types = {TIMESTAMPTZOID, TEXTOID, INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID,
+	INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID, JSONBOID}
 };
 
 static KeptQuery LOCK_TEMPLATE = {
@@ -171,21 +174,22 @@ TextArrayLiteral(char **values, int n)
 	return CStringGetTextDatum(OidOutputFunctionCall(F_ARRAY_OUT, TextArray(values, n)));
 }
 
-/* Writes the task rows and their first transitions; marks those created. */
+/* Writes the task rows and their first transitions, with metadata or 0; marks those created. */
 static void
-InsertTasksBySql(TaskRequest *requests, int n, TimestampTz now)
+InsertTasksBySql(TaskRequest *requests, int n, TimestampTz now, Datum metadata)
 {
 	enum
 	{
 		NOW, ROLE, TASK, NAMED_TASK, NAMESPACE, REQUESTED, PRIORITY, INITIATOR, SOURCE, REASON, IDENTITY,
-		TAGS, BYPASS, CONTEXT, COLUMNS
+		TAGS, BYPASS, CONTEXT, COLUMNS, METADATA = COLUMNS, ARGS
 	};
 	static const Oid types[COLUMNS] = {
 		0, 0, INT8OID, INT4OID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID
 	};
 	Datum	   *columns[COLUMNS];
 	bool	   *no_key = palloc(sizeof(bool) * n);
-	Datum		args[COLUMNS];
+	Datum		args[ARGS];
+	char		nulls[ARGS + 1] = "               ";
 	uint64		created;
 
 	for (int c = TASK; c < COLUMNS; c++)
@@ -212,7 +216,9 @@ InsertTasksBySql(TaskRequest *requests, int n, TimestampTz now)
 	args[ROLE] = QueryCallerName();
 	for (int c = TASK; c < COLUMNS; c++)
 		args[c] = NullableArray(columns[c], c == IDENTITY ? no_key : NULL, n, types[c]);
-	created = RunQuery(&INSERT_TASKS, args, NULL);
+	args[METADATA] = metadata;
+	nulls[METADATA] = metadata == 0 ? 'n' : ' ';
+	created = RunQuery(&INSERT_TASKS, args, nulls);
 	/* Both are in ascending order of task_id. */
 	for (int i = 0, row = 0; i < n && row < created; i++)
 	{
@@ -282,12 +288,12 @@ InsertTasksDirectly(TaskRequest *requests, int n, TimestampTz now, Table *table,
 
 /* Gives the requests their ids and writes the tasks; marks those created. */
 static void
-InsertTasks(TaskRequest *requests, int n, TimestampTz now)
+InsertTasks(TaskRequest *requests, int n, TimestampTz now, Datum metadata)
 {
 	Oid			sequence = ExtensionRelation("tasks_task_id_seq");
 	Table	   *table = OpenTable(&TASKS);
 	Table	   *log = OpenTable(&TASK_LOG);
-	bool		directly = TakesDirectWrites(table, true) && TakesDirectWrites(log, true);
+	bool		directly = metadata == 0 && TakesDirectWrites(table, true) && TakesDirectWrites(log, true);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -297,7 +303,7 @@ InsertTasks(TaskRequest *requests, int n, TimestampTz now)
 	if (directly)
 		InsertTasksDirectly(requests, n, now, table, log);
 	else
-		InsertTasksBySql(requests, n, now);
+		InsertTasksBySql(requests, n, now, metadata);
 }
 
 /* Gives a request whose identity key was taken the task that has it. */
@@ -483,9 +489,9 @@ NoticeMissingOrchestrator(void)
 			 errhint("Add tasker to shared_preload_libraries, or call tasker.orchestrate() and claim steps with tasker.claim_steps().")));
 }
 
-/* Creates the tasks requested and fills in their ids. */
+/* Creates the tasks requested and fills in their ids; what the log says of the creations is metadata, or 0. */
 static void
-CreateTasks(TaskRequest *requests, int n)
+CreateTasks(TaskRequest *requests, int n, Datum metadata)
 {
 	QueryScope	scope;
 	StepRows	rows = {0};
@@ -504,7 +510,7 @@ CreateTasks(TaskRequest *requests, int n)
 		ResolveTemplate(&requests[i]);
 	}
 	IdentifyRequests(requests, n);
-	InsertTasks(requests, n, now);
+	InsertTasks(requests, n, now, metadata);
 	for (int i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -558,7 +564,7 @@ tasker_create_task(PG_FUNCTION_ARGS)
 {
 	TaskRequest request = TaskRequestOfArguments(fcinfo);
 
-	CreateTasks(&request, 1);
+	CreateTasks(&request, 1, 0);
 	PG_RETURN_INT64(request.task_id);
 }
 
@@ -591,7 +597,7 @@ tasker_create_tasks(PG_FUNCTION_ARGS)
 		requests[i] = TaskRequestOfDocument(DatumGetJsonbP(documents[i]), i + 1);
 	}
 	if (n > 0)
-		CreateTasks(requests, n);
+		CreateTasks(requests, n, 0);
 	for (int i = 0; i < n; i++)
 	{
 		Datum		value = Int64GetDatum(requests[i].task_id);
@@ -609,8 +615,71 @@ tasker_create_requested_task(PG_FUNCTION_ARGS)
 {
 	TaskRequest request = TaskRequestOfDocument(PG_GETARG_JSONB_P(0), 1);
 
-	CreateTasks(&request, 1);
+	CreateTasks(&request, 1, 0);
 	PG_RETURN_INT64(request.task_id);
+}
+
+static const MemberRule batch_rules[] = {
+	{"triggers", MEMBER_STRINGS, true, 1, 128},
+	{"requests", MEMBER_ARRAY, true},
+	{NULL}
+};
+
+/* The requests of a batch; raises 22023 where it is none. */
+static TaskRequest *
+RequestsOfBatch(JsonbContainer *batch, int *n)
+{
+	JsonbContainer *array;
+	TaskRequest *requests;
+
+	if (!JsonContainerIsObject(batch))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a batch of tasks must be an object")));
+	CheckMembers(&(DocumentReader) {.subject = "a batch of tasks"}, batch, batch_rules);
+	array = Member(batch, "requests")->val.binary.data;
+	*n = JsonContainerSize(array);
+	requests = palloc(sizeof(TaskRequest) * Max(*n, 1));
+	for (int i = 0; i < *n; i++)
+		requests[i] = TaskRequestOfDocument(JsonbValueToJsonb(getIthJsonbValueFromContainer(array, i)), i + 1);
+	return requests;
+}
+
+/* What the log says of tasks that a chain of triggers has led to; the last one has started them. */
+static Datum
+TriggerMetadata(JsonbContainer *batch)
+{
+	JsonbValue *triggers = Member(batch, "triggers");
+	Jsonb	   *chain = JsonbValueToJsonb(triggers);
+	int			length = JsonContainerSize(&chain->root);
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfoString(&json, "{\"reason\": ");
+	escape_json(&json, psprintf("trigger %s", length == 0 ? "" :
+								StringOf(getIthJsonbValueFromContainer(&chain->root, length - 1))));
+	appendStringInfo(&json, ", \"triggers\": %s}", JsonbToCString(NULL, &chain->root, VARSIZE(chain)));
+	return JsonbOfText(json.data);
+}
+
+PG_FUNCTION_INFO_V1(tasker_create_triggered_tasks);
+
+Datum
+tasker_create_triggered_tasks(PG_FUNCTION_ARGS)
+{
+	JsonbContainer *batch = &PG_GETARG_JSONB_P(0)->root;
+	int			n;
+	TaskRequest *requests = RequestsOfBatch(batch, &n);
+	Datum	   *created = palloc(sizeof(Datum) * Max(n, 1));
+	int			n_created = 0;
+
+	CreateTasks(requests, n, TriggerMetadata(batch));
+	for (int i = 0; i < n; i++)
+	{
+		if (requests[i].created)
+			created[n_created++] = Int64GetDatum(requests[i].task_id);
+	}
+	PG_RETURN_DATUM(NullableArray(created, NULL, n_created, INT8OID));
 }
 
 /* ---------- operating ---------- */
