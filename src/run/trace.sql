@@ -71,28 +71,31 @@ BEGIN ATOMIC
 				count(*) FILTER (WHERE k.from_state = 'error' AND k.to_state = 'pending' AND k.metadata ->> 'triggered_by' IS NULL) OVER later AS resets
 			FROM task
 			CROSS JOIN LATERAL (
-				SELECT w.workflow_step_id, task.attributes || jsonb_build_object('tasker.step_id', w.workflow_step_id,
-					'tasker.step_name', (SELECT n.name FROM tasker.named_steps n WHERE n.named_step_id = w.named_step_id),
-					'tasker.handler', (SELECT n.name FROM tasker.handlers n WHERE n.handler_id = w.handler_id)) AS attributes
-				FROM tasker.workflow_steps w WHERE w.task_id = task.task_id OFFSET 0) s
+				SELECT w.workflow_step_id, h.name IN ('tasker.sleep', 'tasker.await_event') AS waits,
+					task.attributes || jsonb_build_object('tasker.step_id', w.workflow_step_id, 'tasker.handler', h.name,
+						'tasker.step_name', (SELECT n.name FROM tasker.named_steps n WHERE n.named_step_id = w.named_step_id)) AS attributes
+				FROM tasker.workflow_steps w
+				CROSS JOIN LATERAL (SELECT n.name FROM tasker.handlers n WHERE n.handler_id = w.handler_id OFFSET 0) h
+				WHERE w.task_id = task.task_id
+				OFFSET 0) s
 			CROSS JOIN LATERAL (SELECT l.* FROM tasker.workflow_step_transition_log l WHERE l.workflow_step_id = s.workflow_step_id OFFSET 0) k
 			WINDOW later AS (PARTITION BY s.workflow_step_id ORDER BY k.sort_key)
 		) m
 	), step_span AS (
-		SELECT 'queued' AS kind, m.workflow_step_id, m.sort_key, m.sort_key AS place, least(ready.ready_at, m.created_at) AS started_at, m.created_at AS ended_at,
+		SELECT 'queued' AS kind, 'tasker.step.queued' AS name, m.workflow_step_id, m.sort_key, m.sort_key AS place, least(ready.ready_at, m.created_at) AS started_at, m.created_at AS ended_at,
 			m.created_at AS belongs_at, NULL AS failure, m.attributes || jsonb_build_object('tasker.attempt', m.attempt) AS attributes
 		FROM move m
 		CROSS JOIN LATERAL (SELECT r.ready_at FROM tasker.ready_since(m.workflow_step_id, m.sort_key) r OFFSET 0) ready
-		WHERE m.to_state = 'in_progress'
+		WHERE m.to_state = 'in_progress' AND NOT m.waits
 		UNION ALL
-		SELECT 'execution', m.workflow_step_id, m.sort_key, m.sort_key + 1, m.created_at, m.next_at, m.created_at,
+		SELECT 'execution', CASE WHEN m.waits THEN 'tasker.step.waiting' ELSE 'tasker.step.execution' END, m.workflow_step_id, m.sort_key, m.sort_key + 1, m.created_at, m.next_at, m.created_at,
 			CASE WHEN m.next_state = 'error' THEN coalesce(m.next_metadata, '{}') END,
 			m.attributes || jsonb_strip_nulls(jsonb_build_object('tasker.attempt', m.attempt, 'tasker.claim', m.sort_key, 'tasker.executor_id', m.executor_id,
 				'tasker.outcome', CASE m.next_state WHEN 'pending' THEN 'released' ELSE m.next_state::text END))
 		FROM move m
 		WHERE m.to_state = 'in_progress'
 		UNION ALL
-		SELECT 'retry', m.workflow_step_id, m.sort_key, m.sort_key, m.created_at, m.next_at, coalesce(m.next_at, m.created_at), NULL,
+		SELECT 'retry', 'tasker.step.retry', m.workflow_step_id, m.sort_key, m.sort_key, m.created_at, m.next_at, coalesce(m.next_at, m.created_at), NULL,
 			m.attributes || jsonb_strip_nulls(jsonb_build_object('tasker.attempt', m.attempt, 'tasker.backoff_type', m.metadata ->> 'backoff_type'))
 		FROM move m
 		WHERE m.to_state = 'error'
@@ -122,7 +125,7 @@ BEGIN ATOMIC
 		SELECT s.workflow_step_id, s.place, tasker.span_id(task.home, s.kind, s.workflow_step_id, s.sort_key),
 			-- The run that it was part of; clocks may have been set back.
 			coalesce((SELECT r.span_id FROM run r WHERE r.started_at <= s.belongs_at ORDER BY r.number DESC LIMIT 1), (SELECT r.span_id FROM run r WHERE r.number = 1)),
-			'tasker.step.' || s.kind, s.started_at, s.ended_at,
+			s.name, s.started_at, s.ended_at,
 			CASE WHEN s.failure IS NULL THEN 'unset' ELSE 'error' END, s.failure ->> 'error_message',
 			s.attributes || CASE WHEN s.failure IS NULL THEN '{}' ELSE jsonb_build_object('error.type', coalesce(s.failure ->> 'error_class', '_OTHER')) END,
 			CASE WHEN s.failure IS NULL THEN '[]' ELSE jsonb_build_array(jsonb_build_object('name', 'exception', 'time', s.ended_at, 'attributes',
@@ -132,7 +135,7 @@ BEGIN ATOMIC
 	ORDER BY s.step_id, s.place;
 END;
 COMMENT ON FUNCTION tasker.task_spans(bigint) IS
-'A task as spans of OpenTelemetry: tasker.task.execution from the creation to the end, one more for each time that an operator starts it again; below it, for each claim of a step, tasker.step.queued from when it was ready and tasker.step.execution to its outcome; tasker.step.retry from a failure until the step is due again. ended_at is NULL for what is not over. trace_id and the parent of the task are those of its traceparent; where it has none, its trace is its own. Ids are derived: the same each time. A span that has ended changes no more. status is error or unset. Steps settled without being claimed have no span. No row for an unknown task. Runs with the rights of the caller.';
+'A task as spans of OpenTelemetry: tasker.task.execution from the creation to the end, one more for each time that an operator starts it again; below it, for each claim of a step, tasker.step.queued from when it was ready and tasker.step.execution to its outcome; tasker.step.waiting instead of both where a step sleeps or awaits an event; tasker.step.retry from a failure until the step is due again. ended_at is NULL for what is not over. trace_id and the parent of the task are those of its traceparent; where it has none, its trace is its own. Ids are derived: the same each time. A span that has ended changes no more. status is error or unset. Steps settled without being claimed have no span. No row for an unknown task. Runs with the rights of the caller.';
 
 CREATE FUNCTION tasker.otlp_attributes(attributes jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
