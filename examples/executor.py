@@ -29,6 +29,8 @@ STALE = "TK001"   # SQLSTATE: the step was given to another, cancelled or settle
 # of any transaction: a slow call to another system holds back neither vacuum
 # nor notifications, which PostgreSQL delivers between transactions only.
 # Raising an exception fails the attempt; tasker decides when the next is due.
+# step["traceparent"] is the header of W3C Trace Context to send along with calls:
+# what those do then appears in the task's trace, below this very attempt.
 
 class Permanent(Exception):
 	"""A failure that no retry can help."""
@@ -180,7 +182,7 @@ class Executor:
 		"""Asks for the steps that are ours: messages are hints, claims are durable."""
 		self.told = False
 		for step in self.db.execute(
-				"SELECT * FROM tasker.my_steps(%s)", (self.id,)):
+				"SELECT s.*, tasker.step_traceparent(s.workflow_step_id, s.claim) AS traceparent FROM tasker.my_steps(%s) s", (self.id,)):
 			self.steps[step["workflow_step_id"], step["claim"]] = step
 
 	def run_step(self, step):

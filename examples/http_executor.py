@@ -12,6 +12,7 @@ query. A request with a body sends the inputs and the results of the parents.
 The answer is the step's result. 2xx is a success; 400, 401, 403, 404 and 422
 fail for good; 429 and 503 are tried again when the server says so (Retry-After,
 seconds or a date), any other answer and no answer by the step's own backoff.
+The header traceparent makes what the server does part of the task's trace.
 
 usage: http_executor.py NAME [HANDLER...]    HANDLER: handler_class of such steps, "http" if none is named
 """
@@ -71,6 +72,7 @@ def make_request(step, config):
 	headers = {"Content-Type": "application/json", "Accept": "application/json", **config.get("headers", {})}
 	# The same for each attempt: a server that knows it does not do the work twice.
 	headers.setdefault("Idempotency-Key", "step-%d" % step["workflow_step_id"])
+	headers.setdefault("traceparent", step["traceparent"])
 	body = None
 	if method in WITH_BODY:
 		body = json.dumps({"inputs": step["inputs"], "dependency_results": step["dependency_results"]}).encode()

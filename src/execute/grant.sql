@@ -15,6 +15,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 	('observer', 'EXECUTE', false, 'now legal_transitions transition_event event_payload_keys event_payload_schema
 		small_json task_event_payload step_event_payload custom_event_payload next_cron_time state_colours one_line mermaid_label dot_label dot_tooltip draw_mermaid draw_dot draw_text
 		check_diagram_format draw graph_depths graph_reach graph_paths backoff_seconds json_schema_violations yaml_to_jsonb
+		span_id trace_id trace_flags step_traceparent task_spans otlp_attributes unix_nanoseconds otlp_spans
 		task_template validate_context find_template template_edges task_template_graph task_template_diagram
 		step_documents task_document step_transitive_dependencies step_transitive_dependents step_siblings
 		step_readiness_status step_readiness_statuses task_execution_context task_execution_contexts step_depths dependency_levels
@@ -32,7 +33,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 	('producer', 'EXECUTE', true, 'map_objects create_requested_task schedule_task unschedule_task create_triggered_tasks start_task_on_event drop_task_trigger'),
 	('executor', 'EXECUTE', false, 'now register_executor unregister_executor heartbeat claim_steps claim_step await_steps my_steps
 		complete_step complete_steps fail_step fail_steps release_step release_steps execute_step coordinate_task find_viable_steps
-		step_transitive_dependencies step_transitive_dependents step_siblings annotate_task backoff_seconds publish_event'),
+		step_transitive_dependencies step_transitive_dependents step_siblings step_traceparent annotate_task backoff_seconds publish_event'),
 	('executor', 'EXECUTE', true, 'map_objects'),
 	('operator', 'EXECUTE', false, 'cancel_task retry_task resolve_task cancel_step retry_step resolve_step update_task update_step reenqueue_task
 		transition_task transition_step safe_transition_task safe_transition_step conditional_transition_task conditional_transition_step

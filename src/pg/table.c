@@ -73,8 +73,9 @@ static MemoryContext opened_context = NULL;
 
 /* ---------- opening ---------- */
 
+/* The number of a column; 0 where there is none of the name and there need not be. */
 static AttrNumber
-FindColumn(Relation relation, const char *name)
+FindColumn(Relation relation, const char *name, bool needed)
 {
 	TupleDesc	row_type = RelationGetDescr(relation);
 
@@ -85,6 +86,8 @@ FindColumn(Relation relation, const char *name)
 		if (!attribute->attisdropped && namestrcmp(&attribute->attname, name) == 0)
 			return attribute->attnum;
 	}
+	if (!needed)
+		return InvalidAttrNumber;
 	elog(ERROR, "column \"%s\" of table \"tasker.%s\" is missing", name, RelationGetRelationName(relation));
 }
 
@@ -107,7 +110,7 @@ NumbersOf(Relation relation, const TableShape *shape)
 		return entry->numbers;
 	entry->shape = NULL;
 	for (int i = 0; i < shape->n_columns; i++)
-		entry->numbers[i] = FindColumn(relation, shape->columns[i]);
+		entry->numbers[i] = FindColumn(relation, shape->columns[i], i < shape->n_columns - shape->n_later);
 	entry->shape = shape;
 	entry->natts = RelationGetNumberOfAttributes(relation);
 	return entry->numbers;
@@ -699,6 +702,8 @@ AppendRow(Appender *appender, int64 part_of, const Datum *values, const bool *nu
 	{
 		int			a = part->numbers[i] - 1;
 
+		if (a < 0)
+			continue;
 		row->tts_values[a] = values[i];
 		row->tts_isnull[a] = nulls[i];
 	}

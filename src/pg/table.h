@@ -30,6 +30,7 @@ typedef struct TableShape
 {
 	const char *name;
 	int			n_columns;
+	int			n_later;		/* the last ones, which tables of earlier versions lack: only appended, and lost there */
 	const char *columns[TABLE_MAX_COLUMNS];
 } TableShape;
 

@@ -8,6 +8,7 @@
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "rules/document.h"
+#include "rules/traceparent.h"
 #include "run/move.h"
 #include "run/request.h"
 #include "utils/array.h"
@@ -32,6 +33,7 @@ static const MemberRule request_rules[] = {
 	{"identity_key", MEMBER_STRING, false, 1, 512},
 	{"priority", MEMBER_NUMBER, false, -MAX_TASK_PRIORITY, MAX_TASK_PRIORITY, true},
 	{"requested_at", MEMBER_STRING, false, 1, 64},
+	{"traceparent", MEMBER_STRING, false, 0, 256},
 	{NULL}
 };
 
@@ -126,6 +128,17 @@ CheckRequestedAt(TimestampTz requested_at)
 				 errmsg("the requested_at of a task must not be infinite")));
 }
 
+static void
+CheckTraceparent(const char *traceparent)
+{
+	if (traceparent && !IsTraceparent(traceparent))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the traceparent of a task is not one of W3C Trace Context, version 00"),
+				 errhint("It looks like 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01, lower-case, and no id is all zeros. Leave out what you cannot vouch for.")));
+}
+
+/* In version 1.0 create_task has no traceparent. */
 TaskRequest
 TaskRequestOfArguments(FunctionCallInfo fcinfo)
 {
@@ -139,6 +152,7 @@ TaskRequestOfArguments(FunctionCallInfo fcinfo)
 		.identity_key = TextArgument(fcinfo, 9, NULL),
 		.priority = PG_ARGISNULL(10) ? 0 : PG_GETARG_INT32(10),
 		.has_requested_at = !PG_ARGISNULL(11),
+		.traceparent = PG_NARGS() > 12 ? TextArgument(fcinfo, 12, NULL) : NULL,
 	};
 
 	if (request.name == NULL)
@@ -167,6 +181,7 @@ TaskRequestOfArguments(FunctionCallInfo fcinfo)
 		request.requested_at = PG_GETARG_TIMESTAMPTZ(11);
 		CheckRequestedAt(request.requested_at);
 	}
+	CheckTraceparent(request.traceparent);
 	return request;
 }
 
@@ -219,10 +234,12 @@ TaskRequestOfDocument(Jsonb *document, int number)
 			.priority = (int) NumberMember(object, "priority", 0),
 			.has_requested_at = requested_at != NULL,
 			.requested_at = requested_at ? TimestampOfText(requested_at, number) : 0,
+			.traceparent = StringMember(object, "traceparent", NULL),
 	};
 	CheckContext(request.context);
 	request.tags = StringsOfMember(object, "tags", &request.tag_count);
 	CheckTagCount(request.tag_count);
+	CheckTraceparent(request.traceparent);
 	request.bypass_steps = StringsOfMember(object, "bypass_steps", &request.bypass_count);
 	return request;
 }

@@ -30,6 +30,7 @@ typedef struct TaskRequest
 	char	  **bypass_steps;
 	bool		has_requested_at;
 	TimestampTz requested_at;
+	char	   *traceparent;	/* NULL: none */
 
 	const Template *template;
 	int64		task_id;

@@ -20,11 +20,11 @@ const TableShape STEPS = {
 };
 
 const TableShape TASKS = {
-	.name = "tasks",.n_columns = TASK_COLUMNS,
+	.name = "tasks",.n_columns = TASK_COLUMNS,.n_later = 1,
 	.columns = {
 		"task_id", "named_task_id", "task_namespace_id", "sort_key", "state", "priority", "requested_at",
 		"identity_key", "initiator", "source_system", "reason", "tags", "bypass_steps",
-		"context"
+		"context", "traceparent"
 	}
 };
 

@@ -47,27 +47,37 @@
  * waiting for a key that the other has taken already.  The foreign key
  * locks the named task: from then on the template cannot be replaced.
  */
+#define INSERT_TASKS_WITH(column, value, values) \
+	"WITH new AS (" \
+	" INSERT INTO tasker.tasks (task_id, named_task_id, task_namespace_id, sort_key, requested_at," \
+	"        priority, initiator, source_system, reason, identity_key, tags, bypass_steps, context" column ")" \
+	" SELECT u.task_id, u.named_task_id, u.task_namespace_id, 10, u.requested_at, u.priority, u.initiator," \
+	"        u.source_system, u.reason, u.identity_key, u.tags::text[], u.bypass_steps::text[], u.context" value \
+	"   FROM ROWS FROM (unnest($3), unnest($4), unnest($5), unnest($6), unnest($7), unnest($8)," \
+	"                   unnest($9), unnest($10), unnest($11), unnest($12), unnest($13), unnest($14)" values ")" \
+	"        u(task_id, named_task_id, task_namespace_id, requested_at, priority, initiator, source_system, reason," \
+	"          identity_key, tags, bypass_steps, context" column ")" \
+	"  ORDER BY u.task_namespace_id, u.identity_key COLLATE \"C\", u.task_id" \
+	" ON CONFLICT (task_namespace_id, identity_key) WHERE identity_key IS NOT NULL DO NOTHING" \
+	" RETURNING task_id" \
+	"), logged AS (" \
+	" INSERT INTO tasker.task_transition_log (task_id, sort_key, to_state, created_at, role, metadata)" \
+	" SELECT task_id, 10, 'pending', $1, $2, $15 FROM new" \
+	")" \
+	"SELECT task_id FROM new ORDER BY task_id"
+
 static KeptQuery INSERT_TASKS = {
-	.sql =
-	"WITH new AS ("
-	" INSERT INTO tasker.tasks (task_id, named_task_id, task_namespace_id, sort_key, requested_at,"
-	"        priority, initiator, source_system, reason, identity_key, tags, bypass_steps, context)"
-	" SELECT u.task_id, u.named_task_id, u.task_namespace_id, 10, u.requested_at, u.priority, u.initiator,"
-	"        u.source_system, u.reason, u.identity_key, u.tags::text[], u.bypass_steps::text[], u.context"
-	"   FROM ROWS FROM (unnest($3), unnest($4), unnest($5), unnest($6), unnest($7), unnest($8),"
-	"                   unnest($9), unnest($10), unnest($11), unnest($12), unnest($13), unnest($14))"
-	"        u(task_id, named_task_id, task_namespace_id, requested_at, priority, initiator, source_system, reason,"
-	"          identity_key, tags, bypass_steps, context)"
-	"  ORDER BY u.task_namespace_id, u.identity_key COLLATE \"C\", u.task_id"
-	" ON CONFLICT (task_namespace_id, identity_key) WHERE identity_key IS NOT NULL DO NOTHING"
-	" RETURNING task_id"
-	"), logged AS ("
-	" INSERT INTO tasker.task_transition_log (task_id, sort_key, to_state, created_at, role, metadata)"
-	" SELECT task_id, 10, 'pending', $1, $2, $15 FROM new"
-	")"
-	"SELECT task_id FROM new ORDER BY task_id",
+	.sql = INSERT_TASKS_WITH("", "", ""),
 	.nargs = 15,.types = {TIMESTAMPTZOID, TEXTOID, INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID,
-	INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID, JSONBOID}
+		INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID, JSONBOID}
+};
+
+/* The same where any has a traceparent, which version 1.0 has no column for. */
+static KeptQuery INSERT_TRACED_TASKS = {
+	.sql = INSERT_TASKS_WITH(", traceparent", ", u.traceparent", ", unnest($16)"),
+	.nargs = 16,.types = {TIMESTAMPTZOID, TEXTOID, INT8ARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID,
+		INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID,
+	TEXTARRAYOID}
 };
 
 static KeptQuery LOCK_TEMPLATE = {
@@ -181,18 +191,21 @@ InsertTasksBySql(TaskRequest *requests, int n, TimestampTz now, Datum metadata)
 	enum
 	{
 		NOW, ROLE, TASK, NAMED_TASK, NAMESPACE, REQUESTED, PRIORITY, INITIATOR, SOURCE, REASON, IDENTITY,
-		TAGS, BYPASS, CONTEXT, COLUMNS, METADATA = COLUMNS, ARGS
+		TAGS, BYPASS, CONTEXT, METADATA, TRACEPARENT, ARGS
 	};
-	static const Oid types[COLUMNS] = {
-		0, 0, INT8OID, INT4OID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID
+	static const Oid types[ARGS] = {
+		0, 0, INT8OID, INT4OID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID,
+		0, TEXTOID
 	};
-	Datum	   *columns[COLUMNS];
+	Datum	   *columns[ARGS];
 	bool	   *no_key = palloc(sizeof(bool) * n);
+	bool	   *no_trace = palloc(sizeof(bool) * n);
+	bool		traced = false;
 	Datum		args[ARGS];
-	char		nulls[ARGS + 1] = "               ";
+	char		nulls[ARGS + 1] = "                ";
 	uint64		created;
 
-	for (int c = TASK; c < COLUMNS; c++)
+	for (int c = TASK; c < ARGS; c++)
 		columns[c] = palloc(sizeof(Datum) * n);
 	for (int i = 0; i < n; i++)
 	{
@@ -211,14 +224,20 @@ InsertTasksBySql(TaskRequest *requests, int n, TimestampTz now, Datum metadata)
 		columns[TAGS][i] = TextArrayLiteral(request->tags, request->tag_count);
 		columns[BYPASS][i] = TextArrayLiteral(request->bypass_steps, request->bypass_count);
 		columns[CONTEXT][i] = JsonbPGetDatum(request->context);
+		no_trace[i] = request->traceparent == NULL;
+		columns[TRACEPARENT][i] = no_trace[i] ? 0 : CStringGetTextDatum(request->traceparent);
+		traced |= !no_trace[i];
 	}
 	args[NOW] = TimestampTzGetDatum(now);
 	args[ROLE] = QueryCallerName();
-	for (int c = TASK; c < COLUMNS; c++)
-		args[c] = NullableArray(columns[c], c == IDENTITY ? no_key : NULL, n, types[c]);
+	for (int c = TASK; c < ARGS; c++)
+	{
+		if (c != METADATA)
+			args[c] = NullableArray(columns[c], c == IDENTITY ? no_key : c == TRACEPARENT ? no_trace : NULL, n, types[c]);
+	}
 	args[METADATA] = metadata;
 	nulls[METADATA] = metadata == 0 ? 'n' : ' ';
-	created = RunQuery(&INSERT_TASKS, args, nulls);
+	created = RunQuery(traced ? &INSERT_TRACED_TASKS : &INSERT_TASKS, args, nulls);
 	/* Both are in ascending order of task_id. */
 	for (int i = 0, row = 0; i < n && row < created; i++)
 	{
@@ -275,6 +294,9 @@ InsertTasksDirectly(TaskRequest *requests, int n, TimestampTz now, Table *table,
 		values[TASK_TAGS] = TextArray(request->tags, request->tag_count);
 		values[TASK_BYPASS_STEPS] = TextArray(request->bypass_steps, request->bypass_count);
 		values[TASK_CONTEXT] = JsonbPGetDatum(request->context);
+		nulls[TASK_TRACEPARENT] = request->traceparent == NULL;
+		if (request->traceparent != NULL)
+			values[TASK_TRACEPARENT] = CStringGetTextDatum(request->traceparent);
 		AppendRow(appender, request->task_id, values, nulls);
 		task_ids[i] = request->task_id;
 		request->created = true;
@@ -489,6 +511,17 @@ NoticeMissingOrchestrator(void)
 			 errhint("Add tasker to shared_preload_libraries, or call tasker.orchestrate() and claim steps with tasker.claim_steps().")));
 }
 
+/* Refuses a traceparent while the SQL is of version 1.0, whose tasks have none. */
+static void
+RequireRoomForTrace(const TaskRequest *request)
+{
+	if (request->traceparent != NULL && SchemaVersion() < 101)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("tasks have no traceparent before version 1.1 of tasker"),
+				 errhint("Run ALTER EXTENSION tasker UPDATE.")));
+}
+
 /* Creates the tasks requested and fills in their ids; what the log says of the creations is metadata, or 0. */
 static void
 CreateTasks(TaskRequest *requests, int n, Datum metadata)
@@ -507,6 +540,7 @@ CreateTasks(TaskRequest *requests, int n, Datum metadata)
 	{
 		if (!requests[i].has_requested_at)
 			requests[i].requested_at = now;
+		RequireRoomForTrace(&requests[i]);
 		ResolveTemplate(&requests[i]);
 	}
 	IdentifyRequests(requests, n);

@@ -19,12 +19,14 @@ CREATE TABLE tasker.tasks (
 	tags text[] NOT NULL DEFAULT '{}',
 	bypass_steps text[] NOT NULL DEFAULT '{}',
 	context jsonb NOT NULL
-		CONSTRAINT task_context_is_an_object CHECK (jsonb_typeof(context) = 'object')
+		CONSTRAINT task_context_is_an_object CHECK (jsonb_typeof(context) = 'object'),
+	traceparent text
 ) WITH (fillfactor = 30, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE tasker.tasks IS
 'One run of a workflow. state and sort_key mirror the latest row of the task''s log and change only together with it; no index covers them, so that a state change stays a heap-only update (half the page is left free for it).';
 COMMENT ON COLUMN tasker.tasks.sort_key IS 'sort_key of the task''s most recent transition.';
 COMMENT ON COLUMN tasker.tasks.identity_key IS 'Given by the creator or made by the template''s identity_strategy: a second creation under the same key in the namespace returns this task.';
+COMMENT ON COLUMN tasker.tasks.traceparent IS 'The span that asked for the task, as W3C Trace Context spells it (00-TRACE-SPAN-FLAGS), checked by create_task; NULL where none was given, and then it costs nothing. See task_spans().';
 
 CREATE UNIQUE INDEX task_identity_key_is_unique_in_namespace
 	ON tasker.tasks (task_namespace_id, identity_key) WHERE identity_key IS NOT NULL;
@@ -40,12 +42,13 @@ CREATE FUNCTION tasker.create_task(
 	name text, context jsonb DEFAULT '{}', namespace text DEFAULT 'default', version text DEFAULT NULL,
 	initiator text DEFAULT 'unknown', source_system text DEFAULT 'unknown', reason text DEFAULT 'unknown',
 	tags text[] DEFAULT '{}', bypass_steps text[] DEFAULT '{}',
-	identity_key text DEFAULT NULL, priority integer DEFAULT 0, requested_at timestamptz DEFAULT NULL)
+	identity_key text DEFAULT NULL, priority integer DEFAULT 0, requested_at timestamptz DEFAULT NULL,
+	traceparent text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'tasker_create_task';
-COMMENT ON FUNCTION tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz) IS
-'Creates a task with its steps and edges in the caller''s transaction and returns its task_id; work starts after the commit. The context is validated against the template''s schema, if it has one, and stored with the defaults of properties that are missing; validate_context() tries it. version NULL is the latest by number. Under an identity_key that the namespace has seen, the first task is returned and nothing is created (task_is_new tells which). Where none is given, the identity_strategy of the template makes one: hash of name, namespace, version asked for, initiator, source_system, reason, context, bypass_steps and the minute of requested_at, tags and priority left out, and equal requests less than a minute apart are the same task also across the turn of a minute, unless both transactions are open; or a function, called with the request and its full_name. bypass_steps names skippable steps that are resolved at once. requested_at says when it was asked for, now where NULL; it delays nothing. Errors: 42704 unknown template; 22023 bad argument, or the context violates the schema; 54001 and 54000 as validate_context(); 55000 deprecated version; 40001 the template changed meanwhile (try again).';
+COMMENT ON FUNCTION tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz, text) IS
+'Creates a task with its steps and edges in the caller''s transaction and returns its task_id; work starts after the commit. The context is validated against the template''s schema, if it has one, and stored with the defaults of properties that are missing; validate_context() tries it. version NULL is the latest by number. Under an identity_key that the namespace has seen, the first task is returned and nothing is created (task_is_new tells which). Where none is given, the identity_strategy of the template makes one: hash of name, namespace, version asked for, initiator, source_system, reason, context, bypass_steps and the minute of requested_at, tags and priority left out, and equal requests less than a minute apart are the same task also across the turn of a minute, unless both transactions are open; or a function, called with the request and its full_name. bypass_steps names skippable steps that are resolved at once. requested_at says when it was asked for, now where NULL; it delays nothing. traceparent (W3C Trace Context, version 00) is the span that asks for the task: its spans become part of that trace, see task_spans(); a second creation under an identity_key keeps that of the first. Errors: 42704 unknown template; 22023 bad argument, or the context violates the schema; 54001 and 54000 as validate_context(); 55000 deprecated version; 40001 the template changed meanwhile (try again).';
 
 CREATE FUNCTION tasker.create_requested_task(request jsonb) RETURNS bigint
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_create_requested_task';

@@ -1,0 +1,17 @@
+/*
+ * traceparent.h
+ *		The header of W3C Trace Context that says which trace a call belongs to,
+ *		and which span of it has made it. Pure.
+ */
+#ifndef TASKER_TRACEPARENT_H
+#define TASKER_TRACEPARENT_H
+
+#include "tasker.h"
+
+/*
+ * Whether a text is a traceparent of version 00: trace id, span id and flags in
+ * lower-case hexadecimal digits, neither id all zeros.
+ */
+extern bool IsTraceparent(const char *text);
+
+#endif							/* TASKER_TRACEPARENT_H */
