@@ -937,41 +937,6 @@ DROP FUNCTION tasker.create_traced_task(text, jsonb, text, text, text, text, tex
 COMMENT ON FUNCTION tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz, text) IS
 'Creates a task with its steps and edges in the caller''s transaction and returns its task_id; work starts after the commit. The context is validated against the template''s schema, if it has one, and stored with the defaults of properties that are missing; validate_context() tries it. version NULL is the latest by number. Under an identity_key that the namespace has seen, the first task is returned and nothing is created (task_is_new tells which). Where none is given, the identity_strategy of the template makes one: hash of name, namespace, version asked for, initiator, source_system, reason, context, bypass_steps and the minute of requested_at, tags and priority left out, and equal requests less than a minute apart are the same task also across the turn of a minute, unless both transactions are open; or a function, called with the request and its full_name. bypass_steps names skippable steps that are resolved at once. requested_at says when it was asked for, now where NULL; it delays nothing. traceparent (W3C Trace Context, version 00) is the span that asks for the task: its spans become part of that trace, see task_spans(); a second creation under an identity_key keeps that of the first. Errors: 42704 unknown template; 22023 bad argument, or the context violates the schema; 54001 and 54000 as validate_context(); 55000 deprecated version; 40001 the template changed meanwhile (try again).';
 
--- As version 1.0 had it, without defaults, so that only calls that give all of it
--- come here: dumps of that version grant on it by these types.
-CREATE FUNCTION tasker.create_task(
-	name text, context jsonb, namespace text, version text, initiator text, source_system text, reason text,
-	tags text[], bypass_steps text[], identity_key text, priority integer, requested_at timestamptz)
-RETURNS bigint
-LANGUAGE c VOLATILE PARALLEL UNSAFE
-AS 'MODULE_PATHNAME', 'tasker_create_task';
-
-COMMENT ON FUNCTION tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz) IS
-'create_task without traceparent, as in version 1.0. What a dump of that version has granted on it resume() grants on the other, too.';
-
-CREATE FUNCTION tasker.carry_grants_over() RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	formerly oid := 'tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz)'::regprocedure;
-	now oid := 'tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz, text)'::regprocedure;
-	granted record;
-BEGIN
-	FOR granted IN
-		SELECT a.grantee, pg_get_userbyid(a.grantee) AS role_name, a.is_grantable
-		FROM pg_proc p CROSS JOIN LATERAL aclexplode(p.proacl) a
-		WHERE p.oid = formerly AND a.grantee <> p.proowner
-			AND NOT EXISTS (SELECT FROM pg_proc n CROSS JOIN LATERAL aclexplode(n.proacl) b WHERE n.oid = now AND b.grantee = a.grantee)
-	LOOP
-		EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO ' || CASE granted.grantee WHEN 0 THEN 'PUBLIC' ELSE '%I' END
-			|| CASE WHEN granted.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END, now::regprocedure, granted.role_name);
-	END LOOP;
-END
-$$;
-
-COMMENT ON FUNCTION tasker.carry_grants_over() IS 'Lets those who may call create_task() as version 1.0 had it call it as it is. For resume().';
-
 ALTER TABLE tasker.orchestrator_checkpoint
 	ADD COLUMN taken_over_at timestamptz;
 
@@ -1436,11 +1401,11 @@ END;
 COMMENT ON FUNCTION tasker.span_id(bigint, text, bigint, integer) IS
 'The id of a span: of the database (see tasker.home), what it is of, and the sort_key of the transition that it begins or, if queued, ends with.';
 
-CREATE FUNCTION tasker.trace_id(home bigint, task_id bigint, traceparent text) RETURNS text
+CREATE FUNCTION tasker.trace_id(home bigint, of_task bigint, traceparent text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
 	SELECT coalesce(substring(traceparent FROM 4 FOR 32),
-		encode(substring(sha256(convert_to(format('%s:trace:%s', home, task_id), 'UTF8')) FOR 16), 'hex'));
+		encode(substring(sha256(convert_to(format('%s:trace:%s', home, of_task), 'UTF8')) FOR 16), 'hex'));
 END;
 
 COMMENT ON FUNCTION tasker.trace_id(bigint, bigint, text) IS 'The trace of a task: that of its traceparent, or one of its own.';
@@ -2987,7 +2952,6 @@ REVOKE ALL ON TABLE tasker.capability_grants, tasker.capability_privileges, task
 	tasker.step_waits, tasker.waiting_steps FROM PUBLIC;
 REVOKE ALL ON SEQUENCE tasker.log_marks_mark_id_seq, tasker.published_events_event_id_seq FROM PUBLIC;
 REVOKE ALL ON ROUTINE tasker.announce_events(integer), tasker.apply_grants(text), tasker.create_event_consumer(text, text[], boolean),
-	tasker.carry_grants_over(), tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz),
 	tasker.create_requested_task(jsonb), tasker.awaited_patterns(), tasker.custom_event_payload(tasker.published_events), tasker.deliver_event_page(text[], text[], timestamp with time zone[], bigint[], jsonb[]),
 	tasker.deliver_events(integer), tasker.drop_event_consumer(text), tasker.first_event(text, jsonb, bigint, timestamp with time zone, integer[]),
 	tasker.has_all(jsonb, jsonb), tasker.received_event(text, text, timestamp with time zone, jsonb),
@@ -3028,8 +2992,7 @@ BEGIN
 			('executor_measures', true, ARRAY['stat_executors']),
 			('event_payload_schema', true, ARRAY['event_definitions']), ('event_payload_keys', true, ARRAY['event_definitions']),
 			('position_read_by_consumers', true, ARRAY['stat_history']), ('event_consumers', false, ARRAY['stat_history']),
-			('home', false, ARRAY['stat_orchestrator', 'stat_history', 'check']), ('step_waits', false, ARRAY['check']),
-			('create_task', true, ARRAY['create_task'])) n (name, is_routine, readers)
+			('home', false, ARRAY['stat_orchestrator', 'stat_history', 'check']), ('step_waits', false, ARRAY['check'])) n (name, is_routine, readers)
 		CROSS JOIN LATERAL (
 			SELECT p.oid FROM pg_proc p WHERE n.is_routine AND p.pronamespace = 'tasker'::regnamespace AND p.proname = n.name
 			UNION ALL
@@ -3045,9 +3008,9 @@ BEGIN
 			WHERE r.name = ANY (item.readers) AND a.grantee <> r.owner AND a.privilege_type IN ('SELECT', 'EXECUTE')
 			GROUP BY a.grantee
 		LOOP
-			EXECUTE format('GRANT ' || CASE WHEN item.is_routine THEN 'EXECUTE ON ROUTINE' ELSE 'SELECT ON TABLE' END || ' %s TO '
+			EXECUTE format('GRANT ' || CASE WHEN item.is_routine THEN 'EXECUTE ON ROUTINE' ELSE 'SELECT ON TABLE' END || ' tasker.%I TO '
 				|| CASE granted.grantee WHEN 0 THEN 'PUBLIC' ELSE '%I' END || CASE WHEN granted.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END,
-				CASE WHEN item.is_routine THEN item.oid::regprocedure::text ELSE item.oid::regclass::text END, granted.role_name);
+				item.name, granted.role_name);
 		END LOOP;
 		UPDATE pg_init_privs SET initprivs = from_script WHERE classoid = item.catalog AND objoid = item.oid AND objsubid = 0;
 		-- From PostgreSQL 17 on it is noted who is named there.

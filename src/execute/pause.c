@@ -262,9 +262,6 @@ static KeptQuery RESET_CONSUMERS = {
 /* A dump of version 1.0 has partitions without. */
 static KeptQuery SECURE_PARTITIONS = {.sql = "SELECT tasker.secure_partitions()",.nargs = 0};
 
-/* Nor has it granted anything on what came later. */
-static KeptQuery CARRY_GRANTS_OVER = {.sql = "SELECT tasker.carry_grants_over()",.nargs = 0};
-
 static KeptQuery EMPTY_MARKS = {.sql = "DELETE FROM tasker.log_marks",.nargs = 0};
 
 static KeptQuery EMPTY_QUEUE = {.sql = "DELETE FROM tasker.work_queue",.nargs = 0};
@@ -339,7 +336,6 @@ AgeLogs(void)
 		return;
 	}
 	(void) RunPlainQuery(&SECURE_PARTITIONS);
-	(void) RunPlainQuery(&CARRY_GRANTS_OVER);
 	(void) RunPlainQuery(&AGE_TASKS);
 	(void) RunPlainQuery(&AGE_STEPS);
 	(void) RunPlainQuery(&AGE_EVENTS);

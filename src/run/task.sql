@@ -50,39 +50,6 @@ AS 'MODULE_PATHNAME', 'tasker_create_task';
 COMMENT ON FUNCTION tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz, text) IS
 'Creates a task with its steps and edges in the caller''s transaction and returns its task_id; work starts after the commit. The context is validated against the template''s schema, if it has one, and stored with the defaults of properties that are missing; validate_context() tries it. version NULL is the latest by number. Under an identity_key that the namespace has seen, the first task is returned and nothing is created (task_is_new tells which). Where none is given, the identity_strategy of the template makes one: hash of name, namespace, version asked for, initiator, source_system, reason, context, bypass_steps and the minute of requested_at, tags and priority left out, and equal requests less than a minute apart are the same task also across the turn of a minute, unless both transactions are open; or a function, called with the request and its full_name. bypass_steps names skippable steps that are resolved at once. requested_at says when it was asked for, now where NULL; it delays nothing. traceparent (W3C Trace Context, version 00) is the span that asks for the task: its spans become part of that trace, see task_spans(); a second creation under an identity_key keeps that of the first. Errors: 42704 unknown template; 22023 bad argument, or the context violates the schema; 54001 and 54000 as validate_context(); 55000 deprecated version; 40001 the template changed meanwhile (try again).';
 
--- As version 1.0 had it, without defaults, so that only calls that give all of it
--- come here: dumps of that version grant on it by these types.
-CREATE FUNCTION tasker.create_task(
-	name text, context jsonb, namespace text, version text, initiator text, source_system text, reason text,
-	tags text[], bypass_steps text[], identity_key text, priority integer, requested_at timestamptz)
-RETURNS bigint
-LANGUAGE c VOLATILE PARALLEL UNSAFE
-AS 'MODULE_PATHNAME', 'tasker_create_task';
-COMMENT ON FUNCTION tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz) IS
-'create_task without traceparent, as in version 1.0. What a dump of that version has granted on it resume() grants on the other, too.';
-
-CREATE FUNCTION tasker.carry_grants_over() RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	formerly oid := 'tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz)'::regprocedure;
-	now oid := 'tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz, text)'::regprocedure;
-	granted record;
-BEGIN
-	FOR granted IN
-		SELECT a.grantee, pg_get_userbyid(a.grantee) AS role_name, a.is_grantable
-		FROM pg_proc p CROSS JOIN LATERAL aclexplode(p.proacl) a
-		WHERE p.oid = formerly AND a.grantee <> p.proowner
-			AND NOT EXISTS (SELECT FROM pg_proc n CROSS JOIN LATERAL aclexplode(n.proacl) b WHERE n.oid = now AND b.grantee = a.grantee)
-	LOOP
-		EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO ' || CASE granted.grantee WHEN 0 THEN 'PUBLIC' ELSE '%I' END
-			|| CASE WHEN granted.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END, now::regprocedure, granted.role_name);
-	END LOOP;
-END
-$$;
-COMMENT ON FUNCTION tasker.carry_grants_over() IS 'Lets those who may call create_task() as version 1.0 had it call it as it is. For resume().';
-
 CREATE FUNCTION tasker.create_requested_task(request jsonb) RETURNS bigint
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_create_requested_task';
 COMMENT ON FUNCTION tasker.create_requested_task(jsonb) IS
