@@ -1432,6 +1432,27 @@ $$;
 COMMENT ON FUNCTION tasker.first_event(text, jsonb, bigint, timestamptz, integer[]) IS
 'The oldest event that a step could have waited for, of those that are there already; NULL where there is none. Of system events all that the history of the task has count. For the orchestrator.';
 
+CREATE OR REPLACE FUNCTION tasker.task_document(task_id bigint, include_dependencies boolean DEFAULT false) RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+	SELECT jsonb_build_object(
+		'task_id', t.task_id, 'name', t.name, 'namespace', t.namespace, 'version', t.version, 'full_name', t.full_name,
+		'initiator', t.initiator, 'source_system', t.source_system, 'context', own.context, 'reason', t.reason,
+		'bypass_steps', own.bypass_steps, 'tags', t.tags, 'requested_at', t.requested_at,
+		'complete', t.state = 'complete', 'status', t.state,
+		'workflow_steps', (SELECT coalesce(jsonb_agg(s.document ORDER BY s.workflow_step_id), '[]')
+			FROM tasker.step_documents(t.task_id) s),
+		'task_annotations', (SELECT coalesce(jsonb_agg(jsonb_build_object('task_annotation_id', a.task_annotation_id,
+				'annotation_type', a.type, 'annotation', a.annotation, 'created_at', a.created_at, 'role', a.role)
+				ORDER BY a.task_annotation_id), '[]')
+			FROM tasker.annotations a WHERE a.task_id = t.task_id))
+		|| CASE WHEN include_dependencies THEN jsonb_build_object('dependency_analysis', tasker.task_graph_analysis(t.task_id) - 'task')
+		ELSE '{}' END
+	FROM (SELECT o.task_id, o.context, o.bypass_steps FROM tasker.tasks o WHERE o.task_id = task_document.task_id OFFSET 0) own
+	CROSS JOIN LATERAL (SELECT * FROM tasker.task_summaries s WHERE s.task_id = own.task_id OFFSET 0) t;
+END;
+
 -- What happened to a task as spans of OpenTelemetry. All of it is read from the
 -- logs, and ids are derived from what a span is of, so that nothing has to be
 -- written for it, and whoever asks, whenever, gets the same.
@@ -1445,11 +1466,11 @@ END;
 COMMENT ON FUNCTION tasker.span_id(bigint, text, bigint, integer) IS
 'The id of a span: of the database (see tasker.home), what it is of, and the sort_key of the transition that it begins or, if queued, ends with.';
 
-CREATE FUNCTION tasker.trace_id(home bigint, task_id bigint, traceparent text) RETURNS text
+CREATE FUNCTION tasker.trace_id(home bigint, of_task bigint, traceparent text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
 	SELECT coalesce(substring(traceparent FROM 4 FOR 32),
-		encode(substring(sha256(convert_to(format('%s:trace:%s', home, task_id), 'UTF8')) FOR 16), 'hex'));
+		encode(substring(sha256(convert_to(format('%s:trace:%s', home, of_task), 'UTF8')) FOR 16), 'hex'));
 END;
 
 COMMENT ON FUNCTION tasker.trace_id(bigint, bigint, text) IS 'The trace of a task: that of its traceparent, or one of its own.';

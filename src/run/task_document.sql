@@ -46,7 +46,7 @@ BEGIN ATOMIC
 			FROM tasker.annotations a WHERE a.task_id = t.task_id))
 		|| CASE WHEN include_dependencies THEN jsonb_build_object('dependency_analysis', tasker.task_graph_analysis(t.task_id) - 'task')
 		ELSE '{}' END
-	FROM (SELECT * FROM tasker.tasks o WHERE o.task_id = task_document.task_id OFFSET 0) own
+	FROM (SELECT o.task_id, o.context, o.bypass_steps FROM tasker.tasks o WHERE o.task_id = task_document.task_id OFFSET 0) own
 	CROSS JOIN LATERAL (SELECT * FROM tasker.task_summaries s WHERE s.task_id = own.task_id OFFSET 0) t;
 END;
 COMMENT ON FUNCTION tasker.task_document(bigint, boolean) IS

@@ -10,11 +10,11 @@ END;
 COMMENT ON FUNCTION tasker.span_id(bigint, text, bigint, integer) IS
 'The id of a span: of the database (see tasker.home), what it is of, and the sort_key of the transition that it begins or, if queued, ends with.';
 
-CREATE FUNCTION tasker.trace_id(home bigint, task_id bigint, traceparent text) RETURNS text
+CREATE FUNCTION tasker.trace_id(home bigint, of_task bigint, traceparent text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
 	SELECT coalesce(substring(traceparent FROM 4 FOR 32),
-		encode(substring(sha256(convert_to(format('%s:trace:%s', home, task_id), 'UTF8')) FOR 16), 'hex'));
+		encode(substring(sha256(convert_to(format('%s:trace:%s', home, of_task), 'UTF8')) FOR 16), 'hex'));
 END;
 COMMENT ON FUNCTION tasker.trace_id(bigint, bigint, text) IS 'The trace of a task: that of its traceparent, or one of its own.';
 

@@ -64,7 +64,7 @@ def attributes(what, value):
 	need(what + " are unique", len({pair["key"] for pair in value}) == len(value))
 
 def check_span(span):
-	members("span", span, ["traceId", "spanId", "name", "kind", "startTimeUnixNano", "endTimeUnixNano", "flags", "attributes", "events", "status"], ["parentSpanId"])
+	members("span", span, ["traceId", "spanId", "name", "kind", "startTimeUnixNano", "endTimeUnixNano", "flags", "attributes", "status"], ["parentSpanId", "events"])
 	identifier("traceId", span["traceId"], 32)
 	identifier("spanId", span["spanId"], 16)
 	if "parentSpanId" in span:
@@ -76,8 +76,8 @@ def check_span(span):
 	begin, end = nanoseconds("start", span["startTimeUnixNano"]), nanoseconds("end", span["endTimeUnixNano"])
 	need("start before end", begin <= end)
 	attributes("attributes of a span", span["attributes"])
-	need("events", isinstance(span["events"], list))
-	for event in span["events"]:
+	need("events", isinstance(span.get("events", []), list))
+	for event in span.get("events", []):
 		members("event", event, ["timeUnixNano", "name", "attributes"])
 		need("event in its span", begin <= nanoseconds("time", event["timeUnixNano"]) <= end)
 		need("name of an event", isinstance(event["name"], str) and event["name"])
