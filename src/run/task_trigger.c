@@ -46,6 +46,11 @@
 
 static KeptQuery COUNT_TRIGGERS = {.sql = "SELECT count(*) FROM tasker.task_triggers",.nargs = 0};
 
+static KeptQuery FIND_TRIGGER = {
+	.sql = "SELECT 1 FROM tasker.task_triggers WHERE name = $1",
+	.nargs = 1,.types = {TEXTOID}
+};
+
 static KeptQuery LOCK_TRIGGER = {
 	.sql = "SELECT owner FROM tasker.task_triggers WHERE name = $1 FOR UPDATE",
 	.nargs = 1,.types = {TEXTOID}
@@ -232,7 +237,11 @@ tasker_drop_task_trigger(PG_FUNCTION_ARGS)
 
 	OpenQueryScope(&scope);
 	RequireEverywhere(MAY_PRODUCE);
-	found = CheckOwnTrigger(name, scope.caller);
+	found = RunQuery(&FIND_TRIGGER, &arg, NULL) > 0;
+	/* Whoever reacts locks in this order, too, and does not see half of it. */
+	if (found)
+		FollowEvents();
+	found = found && CheckOwnTrigger(name, scope.caller);
 	if (found)
 	{
 		(void) RunQuery(&DELETE_TRIGGER, &arg, NULL);
