@@ -64,6 +64,31 @@ my $node = $torture->{node};
 is($node->psql('app', "SET tasker.fault = 'nowhere'"), 3, 'a setting that says nothing is refused');
 ok($torture->begin, 'the work has begun');
 
+# Steps that wait and tasks that events start have no executor, and no row of
+# business: they have a database of their own, beside the laws.
+$node->safe_psql('postgres', 'CREATE DATABASE orders');
+$node->safe_psql('orders', <<'SQL');
+CREATE EXTENSION tasker;
+CREATE SEQUENCE public.numbers;
+SELECT tasker.register_event('order.placed'), tasker.register_event('order.paid');
+SELECT tasker.register_task_template('{"name": "order", "namespace_name": "orders", "version": "1.0.0", "step_templates": [
+	{"name": "breathe", "sleep": {"for": "10 milliseconds"}},
+	{"name": "payment", "await_event": {"name": "order.paid", "match": {"number": "number"}}, "depends_on_step": "breathe"}]}');
+SELECT tasker.start_task_on_event('orders', 'order.placed', '{"name": "order", "namespace": "orders"}', context_from_payload => '{"number": "number"}');
+SQL
+
+sub ask_orders
+{
+	my ($sql) = @_;
+	my ($rc, $out) = eval { $node->psql('orders', $sql, timeout => 20) };
+
+	return defined $rc && $rc == 0 ? $out : undef;
+}
+
+sub place_order { return ask_orders(q(SELECT tasker.publish_event('order.placed', jsonb_build_object('number', nextval('public.numbers'))))); }
+
+sub pay_orders { return ask_orders(q(SELECT count(tasker.publish_event('order.paid', t.context)) FROM tasker.tasks t WHERE t.state = 'in_progress')); }
+
 # What brings somebody by where the actors do so seldom, in the words of a query.
 sub prod
 {
@@ -80,6 +105,11 @@ sub prod
 	elsif ($name =~ /^checkpoint/) { $torture->ask('SELECT tasker.orchestrate()'); }
 	elsif ($name =~ /^accelerators/) { $torture->ask('SELECT tasker.rebuild_accelerators()'); }
 	elsif ($name =~ /^attempt|^coordinated/) { $torture->ask('SELECT torture.coordinate_new()'); }
+	elsif ($name =~ /^(?:wait|events|reactions)-/)
+	{
+		pay_orders();
+		place_order();
+	}
 }
 
 # Strikes at a point as soon as somebody comes by; whether somebody did.
@@ -100,12 +130,18 @@ until_true(sub { $torture->set('tasker.retention', '1h') });
 foreach my $action (@actions)
 {
 	# After a commit, and outside of a transaction, no error can be raised.
-	my @struck = grep { $action eq 'kill' || !/^(?:committed|woken|prepared|prepared-settled|orchestrator-.*|batch-committed)$/ } @names;
+	my @struck = grep { $action eq 'kill' || !/^(?:committed|woken|prepared|prepared-settled|orchestrator-.*|batch-committed|reactions-committed|events-delivered)$/ } @names;
 
 	is(join(' ', grep { !strike_at_point($_, $action) } @struck), '', "$action at every point");
 	until_true(sub { $torture->set('tasker.fault', '') });
 	unlink glob($node->data_dir . '/tasker_fault.*');
 }
+# Days have passed, and what had ended then is gone; of what is there nothing may be stuck, or there twice.
+until_true(sub { defined place_order() });
+ok(until_true(sub { pay_orders(); return (ask_orders(q(SELECT count(*) FILTER (WHERE state = 'complete') > 0 AND bool_and(state = 'complete') FROM tasker.tasks)) // '') eq 't'; }),
+	'every order that was placed is paid');
+is(ask_orders(q(SELECT context FROM tasker.tasks GROUP BY 1 HAVING count(*) > 1)), '', 'none was started twice');
+is(ask_orders('SELECT * FROM tasker.check()'), '', 'check() finds nothing in the orders');
 $torture->finish($actions[0] eq 'error' ? qr/tasker\.fault strikes/ : undef);
 $node->stop;
 done_testing();
