@@ -20,8 +20,8 @@ RETURNS TABLE (span text, step text, parent text, begins integer, ends integer, 
 		coalesce(p.name || ' ' || p.number, s.parent_span_id),
 		round(extract(epoch FROM s.started_at - min(s.started_at) OVER ()))::integer, round(extract(epoch FROM s.ended_at - min(s.started_at) OVER ()))::integer,
 		s.status, s.status_message, s.attributes ->> 'tasker.attempt', s.attributes ->> 'tasker.outcome', s.attributes ->> 'error.type'
-	FROM tasker.task_spans(task) WITH ORDINALITY s(trace_id, span_id, parent_span_id, name, started_at, ended_at, status, status_message, attributes, events, number)
-	LEFT JOIN tasker.task_spans(task) WITH ORDINALITY p(trace_id, span_id, parent_span_id, name, started_at, ended_at, status, status_message, attributes, events, number)
+	FROM tasker.task_spans(task) WITH ORDINALITY s(trace_id, span_id, parent_span_id, name, kind, started_at, ended_at, status, status_message, attributes, events, number)
+	LEFT JOIN tasker.task_spans(task) WITH ORDINALITY p(trace_id, span_id, parent_span_id, name, kind, started_at, ended_at, status, status_message, attributes, events, number)
 		ON p.span_id = s.parent_span_id
 	ORDER BY s.number
 $$;

@@ -5,11 +5,16 @@
  */
 #include "postgres.h"
 
+#include "common/cryptohash.h"
+#include "common/sha2.h"
 #include "rules/traceparent.h"
 
 #define TRACE_ID_DIGITS 32
 #define SPAN_ID_DIGITS 16
 #define FLAG_DIGITS 2
+#define SPAN_ID_AT 36			/* where it begins */
+#define FLAGS_AT 53
+#define KNOWN_FLAGS 3			/* sampled, random: others must not be passed on */
 
 /* Moves past so many lower-case hexadecimal digits and what ends them; false where they are not there. */
 static bool
@@ -37,4 +42,31 @@ IsTraceparent(const char *text)
 
 	return strncmp(text, "00-", 3) == 0 && PassId(&c, TRACE_ID_DIGITS) && PassId(&c, SPAN_ID_DIGITS) &&
 		PassDigits(&c, FLAG_DIGITS, '\0');
+}
+
+/* The id of the span in 16 digits and an end, as tasker.span_id() derives it. */
+static void
+DeriveExecutionId(int64 home, int64 step_id, int32 claim, char *digits)
+{
+	char	   *name = psprintf(INT64_FORMAT ":execution:" INT64_FORMAT ":%d", home, step_id, claim);
+	uint8		hash[PG_SHA256_DIGEST_LENGTH];
+	pg_cryptohash_ctx *sha256 = pg_cryptohash_create(PG_SHA256);
+
+	if (pg_cryptohash_init(sha256) < 0 || pg_cryptohash_update(sha256, (uint8 *) name, strlen(name)) < 0 ||
+		pg_cryptohash_final(sha256, hash, sizeof(hash)) < 0)
+		elog(ERROR, "could not compute %s hash: %s", "SHA256", pg_cryptohash_error(sha256));
+	pg_cryptohash_free(sha256);
+	pfree(name);
+	for (int i = 0; i < SPAN_ID_DIGITS / 2; i++)
+		snprintf(digits + 2 * i, 3, "%02x", hash[i]);
+}
+
+char *
+ExecutionTraceparent(const char *of_task, int64 home, int64 step_id, int32 claim)
+{
+	char		span_id[SPAN_ID_DIGITS + 1];
+	int			flags = strtol(of_task + FLAGS_AT, NULL, 16) & KNOWN_FLAGS;
+
+	DeriveExecutionId(home, step_id, claim, span_id);
+	return psprintf("%.*s%s-%02x", SPAN_ID_AT, of_task, span_id, flags);
 }

@@ -14,4 +14,10 @@
  */
 extern bool IsTraceparent(const char *text);
 
+/*
+ * What an executor hands on: of the traceparent of the task, the trace and the
+ * flags; of the claim, the span.  home is the identifier of the database.
+ */
+extern char *ExecutionTraceparent(const char *of_task, int64 home, int64 step_id, int32 claim);
+
 #endif							/* TASKER_TRACEPARENT_H */
