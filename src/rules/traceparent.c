@@ -9,18 +9,25 @@
 #include "common/sha2.h"
 #include "rules/traceparent.h"
 
+#define VERSION_DIGITS 2
 #define TRACE_ID_DIGITS 32
 #define SPAN_ID_DIGITS 16
 #define FLAG_DIGITS 2
 #define SPAN_ID_AT 36			/* where it begins */
 #define FLAGS_AT 53
+#define SAMPLED 1
 #define KNOWN_FLAGS 3			/* sampled, random: others must not be passed on */
 
-/* Moves past so many lower-case hexadecimal digits and what ends them; false where they are not there. */
+/* Moves past so many lower-case hexadecimal digits and one of the ends; false where they are not there. */
 static bool
-PassDigits(const char **c, int digits, char end)
+PassDigits(const char **c, int digits, const char *ends, bool may_end)
 {
-	if (strspn(*c, "0123456789abcdef") != digits || (*c)[digits] != end)
+	char		end;
+
+	if (strspn(*c, "0123456789abcdef") != digits)
+		return false;
+	end = (*c)[digits];
+	if (end == '\0' ? !may_end : strchr(ends, end) == NULL)
 		return false;
 	*c += digits + 1;
 	return true;
@@ -32,16 +39,26 @@ PassId(const char **c, int digits)
 {
 	bool		none = strspn(*c, "0") >= digits;
 
-	return PassDigits(c, digits, '-') && !none;
+	return PassDigits(c, digits, "-", false) && !none;
 }
 
-bool
-IsTraceparent(const char *text)
+/*
+ * What is said of version 00 is true of the beginning of each later one, which
+ * may go on behind it; of their flags only "sampled" is known.
+ */
+char *
+ReadTraceparent(const char *text)
 {
-	const char *c = text + 3;
+	const char *c = text;
+	bool		known = strncmp(text, "00", VERSION_DIGITS) == 0;
 
-	return strncmp(text, "00-", 3) == 0 && PassId(&c, TRACE_ID_DIGITS) && PassId(&c, SPAN_ID_DIGITS) &&
-		PassDigits(&c, FLAG_DIGITS, '\0');
+	if (strncmp(text, "ff", VERSION_DIGITS) == 0 || !PassDigits(&c, VERSION_DIGITS, "-", false) ||
+		!PassId(&c, TRACE_ID_DIGITS) || !PassId(&c, SPAN_ID_DIGITS) || !PassDigits(&c, FLAG_DIGITS, known ? "" : "-", true))
+		return NULL;
+	if (known)
+		return pstrdup(text);
+	return psprintf("00%.*s%02x", FLAGS_AT - VERSION_DIGITS, text + VERSION_DIGITS,
+					(int) strtol(text + FLAGS_AT, NULL, 16) & SAMPLED);
 }
 
 /* The id of the span in 16 digits and an end, as tasker.span_id() derives it. */

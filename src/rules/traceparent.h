@@ -9,10 +9,11 @@
 #include "tasker.h"
 
 /*
- * Whether a text is a traceparent of version 00: trace id, span id and flags in
- * lower-case hexadecimal digits, neither id all zeros.
+ * A text as a traceparent of version 00: trace id, span id and flags in
+ * lower-case hexadecimal digits, neither id all zeros.  Of a later version, as
+ * the standard wants it, what version 00 has, too.  NULL where it is none.
  */
-extern bool IsTraceparent(const char *text);
+extern char *ReadTraceparent(const char *text);
 
 /*
  * What an executor hands on: of the traceparent of the task, the trace and the
