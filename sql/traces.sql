@@ -2,26 +2,26 @@
 CREATE TEMP TABLE executor AS SELECT (tasker.register_executor('traces', '{H}', 0)).executor_id AS id;
 SELECT test.template('traced', 'a; b<-a; c<-a; d<-b,c', '{"backoff_base_seconds": 10}') > 0 AS registered;
 
--- Claims the one step that is ready, and moves the clock by some seconds.
+-- Claims the one step that is ready, and moves the clock by units of 100 s, beside which the time that really passes is nothing.
 CREATE FUNCTION pg_temp.claim(OUT step bigint, OUT claim integer) LANGUAGE sql AS $$
 	SELECT workflow_step_id, claim FROM tasker.claim_steps((SELECT id FROM executor))
 $$;
-CREATE FUNCTION pg_temp.pass(seconds integer) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION pg_temp.pass(units integer) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-	PERFORM set_config('tasker.clock_offset', extract(epoch FROM current_setting('tasker.clock_offset')::interval)::integer + seconds || 's', false);
+	PERFORM set_config('tasker.clock_offset', extract(epoch FROM current_setting('tasker.clock_offset')::interval)::integer + 100 * units || 's', false);
 	PERFORM tasker.orchestrate();
 END
 $$;
 
--- Spans without ids: the parent by name, times as whole seconds since the creation.
+-- Spans without ids: the parent by name, times in units since the creation.
 CREATE FUNCTION pg_temp.spans(task bigint)
 RETURNS TABLE (span text, step text, parent text, begins integer, ends integer, status text, message text, attempt text, outcome text, error text) LANGUAGE sql AS $$
 	SELECT s.name, s.attributes ->> 'tasker.step_name',
 		coalesce(p.name || ' ' || p.number, s.parent_span_id),
-		round(extract(epoch FROM s.started_at - min(s.started_at) OVER ()))::integer, round(extract(epoch FROM s.ended_at - min(s.started_at) OVER ()))::integer,
+		round(extract(epoch FROM s.started_at - min(s.started_at) OVER ()) / 100)::integer, round(extract(epoch FROM s.ended_at - min(s.started_at) OVER ()) / 100)::integer,
 		s.status, s.status_message, s.attributes ->> 'tasker.attempt', s.attributes ->> 'tasker.outcome', s.attributes ->> 'error.type'
-	FROM tasker.task_spans(task) WITH ORDINALITY s(trace_id, span_id, parent_span_id, name, started_at, ended_at, status, status_message, attributes, events, number)
-	LEFT JOIN tasker.task_spans(task) WITH ORDINALITY p(trace_id, span_id, parent_span_id, name, started_at, ended_at, status, status_message, attributes, events, number)
+	FROM tasker.task_spans(task) WITH ORDINALITY s(trace_id, span_id, parent_span_id, name, kind, started_at, ended_at, status, status_message, attributes, events, number)
+	LEFT JOIN tasker.task_spans(task) WITH ORDINALITY p(trace_id, span_id, parent_span_id, name, kind, started_at, ended_at, status, status_message, attributes, events, number)
 		ON p.span_id = s.parent_span_id
 	ORDER BY s.number
 $$;
@@ -44,7 +44,9 @@ $$;
 SELECT t AS traceparent, pg_temp.taken(t) FROM (VALUES
 	('00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'), ('00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00'),
 	('00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-ff'), ('00-00000000000000000000000000000001-0000000000000001-03'), (NULL),
-	(''), ('00'), ('00-'), ('01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'), ('ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'),
+	(''), ('00'), ('00-'), ('01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'), ('fe-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more'),
+	('fe-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01more'), ('cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7'),
+	('0-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'), ('ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'),
 	('00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01'), ('00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01'),
 	('00-4bf92f3577b34da6a3ce929d0e0e47361-00f067aa0ba902b7-01'), ('00-00000000000000000000000000000000-00f067aa0ba902b7-01'),
 	('00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01'), ('00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7'),
@@ -52,10 +54,11 @@ SELECT t AS traceparent, pg_temp.taken(t) FROM (VALUES
 	('00-4bf92f3577b34da6a3ce929d0e0e4736_00f067aa0ba902b7-01'), (' 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01')) v(t);
 
 -- Kept by each way of creation.
-SELECT c AS second FROM tasker.create_tasks(ARRAY[
+SELECT c AS third FROM tasker.create_tasks(ARRAY[
 	'{"name": "traced", "namespace": "test", "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"}',
-	'{"name": "traced", "namespace": "test"}']::jsonb[]) c OFFSET 1 \gset
-SELECT traceparent FROM tasker.tasks WHERE task_id >= :second - 1 ORDER BY task_id;
+	'{"name": "traced", "namespace": "test", "traceparent": "0a-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-07-more"}',
+	'{"name": "traced", "namespace": "test"}']::jsonb[]) c OFFSET 2 \gset
+SELECT traceparent FROM tasker.tasks WHERE task_id >= :third - 2 ORDER BY task_id;
 BEGIN;
 SET LOCAL tasker.direct_writes = off;
 SELECT c AS of_key FROM tasker.create_tasks(ARRAY[
@@ -172,6 +175,21 @@ SELECT tasker.create_task('patient', '{}', 'test') AS task \gset
 SELECT tasker.orchestrate() > 0 AS waits;
 SELECT pg_temp.pass(30);
 SELECT * FROM pg_temp.spans(:task);
+-- Whatever its shape: each attempt has its two spans below the task, no step begins before the last of its parents has ended.
+CREATE TEMP TABLE run AS
+	SELECT shape, test.template(shape, steps) AS template, tasker.create_task(shape, '{}', 'test') AS task_id
+	FROM (VALUES ('linear spans', 'a; b<-a; c<-b; d<-c'), ('diamond spans', 'a; b<-a; c<-a; d<-b,c'), ('merged spans', 'a; b; c; d<-a,b,c'),
+		('tree of spans', 'a; b<-a; c<-a; d<-b; e<-b; f<-c; g<-c'), ('mixed spans', 'a; b<-a; c<-a; d<-b,c; e<-b; f<-d,e')) v(shape, steps);
+SELECT test.run_all((SELECT id FROM executor)) AS runs;
+CREATE TEMP TABLE span AS SELECT r.task_id, s.* FROM run r CROSS JOIN LATERAL tasker.task_spans(r.task_id) s;
+SELECT r.shape, count(*) AS spans,
+	(SELECT count(*) FROM span s JOIN span p ON p.span_id = s.parent_span_id AND p.name = 'tasker.task.execution' WHERE s.task_id = r.task_id) AS below,
+	(SELECT count(*) FROM tasker.workflow_step_edges e JOIN tasker.workflow_steps c ON c.workflow_step_id = e.to_step_id WHERE c.task_id = r.task_id) AS edges,
+	(SELECT count(*) FROM span c
+		JOIN tasker.workflow_step_edges e ON c.attributes -> 'tasker.step_id' = to_jsonb(e.to_step_id)
+		JOIN span p ON p.attributes -> 'tasker.step_id' = to_jsonb(e.from_step_id) AND p.name = 'tasker.step.execution'
+		WHERE c.task_id = r.task_id AND c.name = 'tasker.step.queued' AND p.ended_at <= c.started_at) AS in_order
+FROM run r JOIN span s ON s.task_id = r.task_id GROUP BY r.shape, r.task_id ORDER BY r.task_id;
 -- A task of many steps comes in pages.
 SELECT test.template('wide', (SELECT string_agg('s' || i, '; ') FROM generate_series(1, 700) i)) > 0 AS registered;
 SELECT tasker.create_task('wide', '{}', 'test') AS task \gset

@@ -1000,7 +1000,7 @@ WHERE p.oid = 'tasker.create_task(text, jsonb, text, text, text, text, text, tex
 DROP FUNCTION tasker.create_traced_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz, text);
 
 COMMENT ON FUNCTION tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz, text) IS
-'Creates a task with its steps and edges in the caller''s transaction and returns its task_id; work starts after the commit. The context is validated against the template''s schema, if it has one, and stored with the defaults of properties that are missing; validate_context() tries it. version NULL is the latest by number. Under an identity_key that the namespace has seen, the first task is returned and nothing is created (task_is_new tells which). Where none is given, the identity_strategy of the template makes one: hash of name, namespace, version asked for, initiator, source_system, reason, context, bypass_steps and the minute of requested_at, tags and priority left out, and equal requests less than a minute apart are the same task also across the turn of a minute, unless both transactions are open; or a function, called with the request and its full_name. bypass_steps names skippable steps that are resolved at once. requested_at says when it was asked for, now where NULL; it delays nothing. traceparent (W3C Trace Context, version 00) is the span that asks for the task: its spans become part of that trace, see task_spans(); a second creation under an identity_key keeps that of the first. Errors: 42704 unknown template; 22023 bad argument, or the context violates the schema; 54001 and 54000 as validate_context(); 55000 deprecated version; 40001 the template changed meanwhile (try again).';
+'Creates a task with its steps and edges in the caller''s transaction and returns its task_id; work starts after the commit. The context is validated against the template''s schema, if it has one, and stored with the defaults of properties that are missing; validate_context() tries it. version NULL is the latest by number. Under an identity_key that the namespace has seen, the first task is returned and nothing is created (task_is_new tells which). Where none is given, the identity_strategy of the template makes one: hash of name, namespace, version asked for, initiator, source_system, reason, context, bypass_steps and the minute of requested_at, tags and priority left out, and equal requests less than a minute apart are the same task also across the turn of a minute, unless both transactions are open; or a function, called with the request and its full_name. bypass_steps names skippable steps that are resolved at once. requested_at says when it was asked for, now where NULL; it delays nothing. traceparent (W3C Trace Context; of a version later than 00 what 00 has, too) is the span that asks for the task: its spans become part of that trace, see task_spans(); a second creation under an identity_key keeps that of the first. Errors: 42704 unknown template; 22023 bad argument, or the context violates the schema; 54001 and 54000 as validate_context(); 55000 deprecated version; 40001 the template changed meanwhile (try again).';
 
 ALTER TABLE tasker.orchestrator_checkpoint
 	ADD COLUMN taken_over_at timestamptz;
@@ -1490,9 +1490,12 @@ LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'tasker_step_
 COMMENT ON FUNCTION tasker.step_traceparent(bigint, integer) IS
 'What an executor hands on with the calls that it makes for a step: the traceparent (W3C Trace Context) whose span is the execution of the claim with this number. Derived, so it is the same before, during and after that; a number that was never given out has a span that never comes. Also where the task was created without a traceparent: then it has a trace of its own. Needs no privilege on tables. Error: 42704 unknown step.';
 
+COMMENT ON PROCEDURE tasker.await_steps(bigint, integer, interval, jsonb) IS
+'Blocking pull: claims up to max ready steps for an executor, as claim_steps does, and waits for some if there are none. steps: an array of objects with the columns of tasker.claimed_step, and traceparent where the task has one (see step_traceparent), empty after the timeout (NULL: waits without end, 0: does not wait). Woken by the commit that brings steps; while waiting it holds no snapshot, no lock and no row, and it counts as the heartbeat of a detached executor. Where tasker is not preloaded it looks again by itself, after 10 ms at first and then ever later, at least each second. Register the executor with capacity 0 if it only pulls. Must be called outside of a transaction block. Errors: 25001 in a transaction block or from a function; 42704 unknown executor; 55000 the executor has ended, also while it waits; 22023 max is not 1 to 10000.';
+
 -- By key from the task on, row by row (OFFSET 0), whatever statistics say.
 CREATE FUNCTION tasker.task_spans(task_id bigint)
-RETURNS TABLE (trace_id text, span_id text, parent_span_id text, name text, started_at timestamptz, ended_at timestamptz,
+RETURNS TABLE (trace_id text, span_id text, parent_span_id text, name text, kind text, started_at timestamptz, ended_at timestamptz,
 	status text, status_message text, attributes jsonb, events jsonb)
 LANGUAGE sql STABLE ROWS 20
 SET search_path = pg_catalog, pg_temp
@@ -1561,7 +1564,7 @@ BEGIN ATOMIC
 			AND (m.next_state = 'pending' AND m.next_metadata ->> 'triggered_by' IS NOT NULL
 				OR m.next_state IS NULL AND (m.metadata ->> 'retry_available')::boolean)
 	)
-	SELECT task.trace_id, s.span_id, s.parent_span_id, s.name, s.started_at, s.ended_at, s.status, s.status_message, s.attributes, s.events
+	SELECT task.trace_id, s.span_id, s.parent_span_id, s.name, CASE WHEN s.parent_span_id = task.parent_span_id THEN 'consumer' ELSE 'internal' END, s.started_at, s.ended_at, s.status, s.status_message, s.attributes, s.events
 	FROM task
 	CROSS JOIN LATERAL (
 		SELECT 0::bigint AS step_id, r.first_key AS place, r.span_id,
@@ -1595,7 +1598,7 @@ BEGIN ATOMIC
 END;
 
 COMMENT ON FUNCTION tasker.task_spans(bigint) IS
-'A task as spans of OpenTelemetry: tasker.task.execution from the creation to the end, one more for each time that an operator starts it again; below it, for each claim of a step, tasker.step.queued from when it was ready and tasker.step.execution to its outcome; tasker.step.waiting instead of both where a step sleeps or awaits an event; tasker.step.retry from a failure until the step is due again. ended_at is NULL for what is not over. trace_id and the parent of the task are those of its traceparent; where it has none, its trace is its own. Ids are derived: the same each time. A span that has ended changes no more. status is error or unset. Steps settled without being claimed have no span. No row for an unknown task. Runs with the rights of the caller.';
+'A task as spans of OpenTelemetry: tasker.task.execution from the creation to the end, one more for each time that an operator starts it again; below it, for each claim of a step, tasker.step.queued from when it was ready and tasker.step.execution to its outcome; tasker.step.waiting instead of both where a step sleeps or awaits an event; tasker.step.retry from a failure until the step is due again. ended_at is NULL for what is not over. trace_id and the parent of the task are those of its traceparent; where it has none, its trace is its own. Ids are derived: the same each time. A span that has ended changes no more. status is error or unset, kind is consumer for a task whose parent its traceparent says, else internal. Steps settled without being claimed have no span. No row for an unknown task. Runs with the rights of the caller.';
 
 CREATE FUNCTION tasker.otlp_attributes(attributes jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -1633,7 +1636,7 @@ BEGIN ATOMIC
 				jsonb_strip_nulls(jsonb_build_object('traceId', s.trace_id, 'spanId', s.span_id, 'parentSpanId', s.parent_span_id,
 					-- Bits 8 and 9: it is known whether the parent is remote, and it is.
 					'flags', tasker.trace_flags(t.traceparent) | CASE WHEN s.parent_span_id = substring(t.traceparent FROM 37 FOR 16) THEN 768 ELSE 256 END,
-					'name', s.name, 'kind', 1, 'startTimeUnixNano', tasker.unix_nanoseconds(s.started_at), 'endTimeUnixNano', tasker.unix_nanoseconds(s.ended_at),
+					'name', s.name, 'kind', CASE s.kind WHEN 'consumer' THEN 5 ELSE 1 END, 'startTimeUnixNano', tasker.unix_nanoseconds(s.started_at), 'endTimeUnixNano', tasker.unix_nanoseconds(s.ended_at),
 					'attributes', tasker.otlp_attributes(s.attributes),
 					'events', (SELECT jsonb_agg(jsonb_build_object('timeUnixNano', tasker.unix_nanoseconds((o.value ->> 'time')::timestamptz),
 							'name', o.value ->> 'name', 'attributes', tasker.otlp_attributes(o.value -> 'attributes')) ORDER BY o.ordinality)

@@ -167,6 +167,8 @@ AppendClaimedSteps(StringInfo json, const ClaimedStep *steps, int n)
 			appendStringInfo(json, ",\"%s\":", text_names[i]);
 			escape_json(json, texts[i]);
 		}
+		if (step->traceparent != NULL)
+			appendStringInfo(json, ",\"traceparent\":\"%s\"", step->traceparent);
 		for (int i = 0; i < lengthof(objects); i++)
 		{
 			Jsonb	   *jsonb = objects[i] != 0 ? DatumGetJsonbP(objects[i]) : NULL;

@@ -5,9 +5,11 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "define/ownership.h"
 #include "execute/claimed_step.h"
 #include "pg/table.h"
 #include "rules/document.h"
+#include "rules/traceparent.h"
 #include "run/move.h"
 #include "run/row.h"
 #include "utils/builtins.h"
@@ -26,6 +28,7 @@ typedef struct Reader
 	int64		task_id;		/* 0: none yet */
 	int32		named_task_id;
 	Datum		context;
+	char	   *traceparent;	/* NULL: none */
 } Reader;
 
 static Reader
@@ -65,12 +68,17 @@ static void
 ReadTaskOf(Reader *reader, int64 task_id)
 {
 	TupleTableSlot *row;
+	bool		untraced = true;
+	Datum		traceparent = 0;
 
 	if (reader->task_id == task_id)
 		return;
 	row = RowOfId(reader->task_by_id, "task", task_id);
 	reader->named_task_id = ReadTaskRow(reader->tasks, row).named_task_id;
 	reader->context = datumCopy(RowColumn(reader->tasks, row, TASK_CONTEXT, NULL), false, -1);
+	if (HasColumn(reader->tasks, TASK_TRACEPARENT))
+		traceparent = RowColumn(reader->tasks, row, TASK_TRACEPARENT, &untraced);
+	reader->traceparent = untraced ? NULL : TextDatumGetCString(traceparent);
 	reader->task_id = task_id;
 }
 
@@ -156,6 +164,8 @@ ReadClaimedStep(Reader *reader, int64 step_id, Datum no_parents, Size max_result
 			DirectFunctionCall2(jsonb_concat, reader->context, inputs),
 			.dependency_results = step.is_root ? no_parents :
 			DependencyResults(reader, step_template, max_results),
+			.traceparent = reader->traceparent == NULL ? NULL :
+			ExecutionTraceparent(reader->traceparent, HomeIdentifier(), step_id, step.sort_key),
 	};
 }
 

@@ -21,6 +21,7 @@ typedef struct ClaimedStep
 	const StepTemplate *step_template;
 	Datum		inputs;			/* jsonb: the task's context with the step's own inputs over it */
 	Datum		dependency_results; /* jsonb: results of the direct parents by step name; 0: too large */
+	const char *traceparent;	/* to hand on to those that it calls; NULL: the task has none */
 } ClaimedStep;
 
 /*

@@ -223,6 +223,8 @@ AppendPayloadEntry(StringInfo entry, const ClaimedStep *step)
 		appendStringInfo(entry, ",\"%s\":", text_names[i]);
 		escape_json(entry, texts[i]);
 	}
+	if (step->traceparent != NULL)
+		appendStringInfo(entry, ",\"traceparent\":\"%s\"", step->traceparent);
 	without_objects = entry->len;
 	for (int i = 0; i < lengthof(objects); i++)
 	{

@@ -478,6 +478,12 @@ RowColumn(const Table *table, TupleTableSlot *row, int column, bool *is_null)
 	return value;
 }
 
+bool
+HasColumn(const Table *table, int column)
+{
+	return table->numbers[column] != InvalidAttrNumber;
+}
+
 /* ---------- writing ---------- */
 
 bool

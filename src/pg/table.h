@@ -30,7 +30,7 @@ typedef struct TableShape
 {
 	const char *name;
 	int			n_columns;
-	int			n_later;		/* the last ones, which tables of earlier versions lack: only appended, and lost there */
+	int			n_later;		/* the last ones, which tables of earlier versions lack: lost there when appended */
 	const char *columns[TABLE_MAX_COLUMNS];
 } TableShape;
 
@@ -103,6 +103,9 @@ extern TupleTableSlot *PreviousRow(Lookup *lookup);
 
 /* The type of a column. */
 extern Oid	ColumnType(const Table *table, int column);
+
+/* Whether a column is there: not where it is a later one, in a table of an earlier version. */
+extern bool HasColumn(const Table *table, int column);
 
 /* A column of a row that came from this table. */
 extern Datum RowColumn(const Table *table, TupleTableSlot *row, int column, bool *is_null);

@@ -5,17 +5,29 @@
  */
 #include "postgres.h"
 
+#include "common/cryptohash.h"
+#include "common/sha2.h"
 #include "rules/traceparent.h"
 
+#define VERSION_DIGITS 2
 #define TRACE_ID_DIGITS 32
 #define SPAN_ID_DIGITS 16
 #define FLAG_DIGITS 2
+#define SPAN_ID_AT 36			/* where it begins */
+#define FLAGS_AT 53
+#define SAMPLED 1
+#define KNOWN_FLAGS 3			/* sampled, random: others must not be passed on */
 
-/* Moves past so many lower-case hexadecimal digits and what ends them; false where they are not there. */
+/* Moves past so many lower-case hexadecimal digits and one of the ends; false where they are not there. */
 static bool
-PassDigits(const char **c, int digits, char end)
+PassDigits(const char **c, int digits, const char *ends, bool may_end)
 {
-	if (strspn(*c, "0123456789abcdef") != digits || (*c)[digits] != end)
+	char		end;
+
+	if (strspn(*c, "0123456789abcdef") != digits)
+		return false;
+	end = (*c)[digits];
+	if (end == '\0' ? !may_end : strchr(ends, end) == NULL)
 		return false;
 	*c += digits + 1;
 	return true;
@@ -27,14 +39,51 @@ PassId(const char **c, int digits)
 {
 	bool		none = strspn(*c, "0") >= digits;
 
-	return PassDigits(c, digits, '-') && !none;
+	return PassDigits(c, digits, "-", false) && !none;
 }
 
-bool
-IsTraceparent(const char *text)
+/*
+ * What is said of version 00 is true of the beginning of each later one, which
+ * may go on behind it; of their flags only "sampled" is known.
+ */
+char *
+ReadTraceparent(const char *text)
 {
-	const char *c = text + 3;
+	const char *c = text;
+	bool		known = strncmp(text, "00", VERSION_DIGITS) == 0;
 
-	return strncmp(text, "00-", 3) == 0 && PassId(&c, TRACE_ID_DIGITS) && PassId(&c, SPAN_ID_DIGITS) &&
-		PassDigits(&c, FLAG_DIGITS, '\0');
+	if (strncmp(text, "ff", VERSION_DIGITS) == 0 || !PassDigits(&c, VERSION_DIGITS, "-", false) ||
+		!PassId(&c, TRACE_ID_DIGITS) || !PassId(&c, SPAN_ID_DIGITS) || !PassDigits(&c, FLAG_DIGITS, known ? "" : "-", true))
+		return NULL;
+	if (known)
+		return pstrdup(text);
+	return psprintf("00%.*s%02x", FLAGS_AT - VERSION_DIGITS, text + VERSION_DIGITS,
+					(int) strtol(text + FLAGS_AT, NULL, 16) & SAMPLED);
+}
+
+/* The id of the span in 16 digits and an end, as tasker.span_id() derives it. */
+static void
+DeriveExecutionId(int64 home, int64 step_id, int32 claim, char *digits)
+{
+	char	   *name = psprintf(INT64_FORMAT ":execution:" INT64_FORMAT ":%d", home, step_id, claim);
+	uint8		hash[PG_SHA256_DIGEST_LENGTH];
+	pg_cryptohash_ctx *sha256 = pg_cryptohash_create(PG_SHA256);
+
+	if (pg_cryptohash_init(sha256) < 0 || pg_cryptohash_update(sha256, (uint8 *) name, strlen(name)) < 0 ||
+		pg_cryptohash_final(sha256, hash, sizeof(hash)) < 0)
+		elog(ERROR, "could not compute %s hash: %s", "SHA256", pg_cryptohash_error(sha256));
+	pg_cryptohash_free(sha256);
+	pfree(name);
+	for (int i = 0; i < SPAN_ID_DIGITS / 2; i++)
+		snprintf(digits + 2 * i, 3, "%02x", hash[i]);
+}
+
+char *
+ExecutionTraceparent(const char *of_task, int64 home, int64 step_id, int32 claim)
+{
+	char		span_id[SPAN_ID_DIGITS + 1];
+	int			flags = strtol(of_task + FLAGS_AT, NULL, 16) & KNOWN_FLAGS;
+
+	DeriveExecutionId(home, step_id, claim, span_id);
+	return psprintf("%.*s%s-%02x", SPAN_ID_AT, of_task, span_id, flags);
 }

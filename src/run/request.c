@@ -128,14 +128,18 @@ CheckRequestedAt(TimestampTz requested_at)
 				 errmsg("the requested_at of a task must not be infinite")));
 }
 
-static void
-CheckTraceparent(const char *traceparent)
+/* A traceparent as it is kept; refuses what is none.  NULL stays NULL. */
+static char *
+CheckedTraceparent(const char *given)
 {
-	if (traceparent && !IsTraceparent(traceparent))
+	char	   *traceparent = given ? ReadTraceparent(given) : NULL;
+
+	if (given != NULL && traceparent == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the traceparent of a task is not one of W3C Trace Context, version 00"),
+				 errmsg("the traceparent of a task is not one of W3C Trace Context"),
 				 errhint("It looks like 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01, lower-case, and no id is all zeros. Leave out what you cannot vouch for.")));
+	return traceparent;
 }
 
 /* In version 1.0 create_task has no traceparent. */
@@ -152,7 +156,7 @@ TaskRequestOfArguments(FunctionCallInfo fcinfo)
 		.identity_key = TextArgument(fcinfo, 9, NULL),
 		.priority = PG_ARGISNULL(10) ? 0 : PG_GETARG_INT32(10),
 		.has_requested_at = !PG_ARGISNULL(11),
-		.traceparent = PG_NARGS() > 12 ? TextArgument(fcinfo, 12, NULL) : NULL,
+		.traceparent = CheckedTraceparent(PG_NARGS() > 12 ? TextArgument(fcinfo, 12, NULL) : NULL),
 	};
 
 	if (request.name == NULL)
@@ -181,7 +185,6 @@ TaskRequestOfArguments(FunctionCallInfo fcinfo)
 		request.requested_at = PG_GETARG_TIMESTAMPTZ(11);
 		CheckRequestedAt(request.requested_at);
 	}
-	CheckTraceparent(request.traceparent);
 	return request;
 }
 
@@ -234,12 +237,11 @@ TaskRequestOfDocument(Jsonb *document, int number)
 			.priority = (int) NumberMember(object, "priority", 0),
 			.has_requested_at = requested_at != NULL,
 			.requested_at = requested_at ? TimestampOfText(requested_at, number) : 0,
-			.traceparent = StringMember(object, "traceparent", NULL),
+			.traceparent = CheckedTraceparent(StringMember(object, "traceparent", NULL)),
 	};
 	CheckContext(request.context);
 	request.tags = StringsOfMember(object, "tags", &request.tag_count);
 	CheckTagCount(request.tag_count);
-	CheckTraceparent(request.traceparent);
 	request.bypass_steps = StringsOfMember(object, "bypass_steps", &request.bypass_count);
 	return request;
 }

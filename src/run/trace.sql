@@ -33,7 +33,7 @@ COMMENT ON FUNCTION tasker.step_traceparent(bigint, integer) IS
 
 -- By key from the task on, row by row (OFFSET 0), whatever statistics say.
 CREATE FUNCTION tasker.task_spans(task_id bigint)
-RETURNS TABLE (trace_id text, span_id text, parent_span_id text, name text, started_at timestamptz, ended_at timestamptz,
+RETURNS TABLE (trace_id text, span_id text, parent_span_id text, name text, kind text, started_at timestamptz, ended_at timestamptz,
 	status text, status_message text, attributes jsonb, events jsonb)
 LANGUAGE sql STABLE ROWS 20
 SET search_path = pg_catalog, pg_temp
@@ -102,7 +102,7 @@ BEGIN ATOMIC
 			AND (m.next_state = 'pending' AND m.next_metadata ->> 'triggered_by' IS NOT NULL
 				OR m.next_state IS NULL AND (m.metadata ->> 'retry_available')::boolean)
 	)
-	SELECT task.trace_id, s.span_id, s.parent_span_id, s.name, s.started_at, s.ended_at, s.status, s.status_message, s.attributes, s.events
+	SELECT task.trace_id, s.span_id, s.parent_span_id, s.name, CASE WHEN s.parent_span_id = task.parent_span_id THEN 'consumer' ELSE 'internal' END, s.started_at, s.ended_at, s.status, s.status_message, s.attributes, s.events
 	FROM task
 	CROSS JOIN LATERAL (
 		SELECT 0::bigint AS step_id, r.first_key AS place, r.span_id,
@@ -135,7 +135,7 @@ BEGIN ATOMIC
 	ORDER BY s.step_id, s.place;
 END;
 COMMENT ON FUNCTION tasker.task_spans(bigint) IS
-'A task as spans of OpenTelemetry: tasker.task.execution from the creation to the end, one more for each time that an operator starts it again; below it, for each claim of a step, tasker.step.queued from when it was ready and tasker.step.execution to its outcome; tasker.step.waiting instead of both where a step sleeps or awaits an event; tasker.step.retry from a failure until the step is due again. ended_at is NULL for what is not over. trace_id and the parent of the task are those of its traceparent; where it has none, its trace is its own. Ids are derived: the same each time. A span that has ended changes no more. status is error or unset. Steps settled without being claimed have no span. No row for an unknown task. Runs with the rights of the caller.';
+'A task as spans of OpenTelemetry: tasker.task.execution from the creation to the end, one more for each time that an operator starts it again; below it, for each claim of a step, tasker.step.queued from when it was ready and tasker.step.execution to its outcome; tasker.step.waiting instead of both where a step sleeps or awaits an event; tasker.step.retry from a failure until the step is due again. ended_at is NULL for what is not over. trace_id and the parent of the task are those of its traceparent; where it has none, its trace is its own. Ids are derived: the same each time. A span that has ended changes no more. status is error or unset, kind is consumer for a task whose parent its traceparent says, else internal. Steps settled without being claimed have no span. No row for an unknown task. Runs with the rights of the caller.';
 
 CREATE FUNCTION tasker.otlp_attributes(attributes jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -171,7 +171,7 @@ BEGIN ATOMIC
 				jsonb_strip_nulls(jsonb_build_object('traceId', s.trace_id, 'spanId', s.span_id, 'parentSpanId', s.parent_span_id,
 					-- Bits 8 and 9: it is known whether the parent is remote, and it is.
 					'flags', tasker.trace_flags(t.traceparent) | CASE WHEN s.parent_span_id = substring(t.traceparent FROM 37 FOR 16) THEN 768 ELSE 256 END,
-					'name', s.name, 'kind', 1, 'startTimeUnixNano', tasker.unix_nanoseconds(s.started_at), 'endTimeUnixNano', tasker.unix_nanoseconds(s.ended_at),
+					'name', s.name, 'kind', CASE s.kind WHEN 'consumer' THEN 5 ELSE 1 END, 'startTimeUnixNano', tasker.unix_nanoseconds(s.started_at), 'endTimeUnixNano', tasker.unix_nanoseconds(s.ended_at),
 					'attributes', tasker.otlp_attributes(s.attributes),
 					'events', (SELECT jsonb_agg(jsonb_build_object('timeUnixNano', tasker.unix_nanoseconds((o.value ->> 'time')::timestamptz),
 							'name', o.value ->> 'name', 'attributes', tasker.otlp_attributes(o.value -> 'attributes')) ORDER BY o.ordinality)

@@ -76,6 +76,7 @@ my %argument = (
 	'backoff_seconds.strategy' => q('linear'), n => 2, targets => q('{2}'), marked => q('{true,true}'), weights => q('{1,1}'),
 	cron => q('* * * * *'), time_zone => q('UTC'), missed_runs => q('once'), capability => q('observer'),
 	request => q('{"name": "diamond", "namespace": "t"}'),
+	traceparent => q('00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'),
 	'create_tasks.requests' => q(ARRAY['{"name": "diamond", "namespace": "t"}'::jsonb]),
 	task_id => $first, step_id => $step, executor_id => $bound->{id}, claim => $claim,
 	step_ids => "ARRAY[$step]::bigint[]", claims => "ARRAY[$claim]", name => q('diamond'), namespace => q('t'),

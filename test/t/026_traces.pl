@@ -29,7 +29,7 @@ my $caller = '00f067aa0ba902b7';
 # It checks each request against the JSON of ExportTraceServiceRequest, which is
 # that of protobuf but for ids, in hexadecimal digits: known keys only, 64-bit
 # integers as strings, enums as numbers. Accepted spans are written to a file, and
-# so is what it has against others, and each traceparent of a call of /work.
+# so are the requests, what it has against others, and each traceparent of a call of /work.
 append_to_file("$dir/receiver.py", <<'PYTHON');
 import http.server, json, os, re, sys, threading
 folder, lock, away = sys.argv[1], threading.Lock(), [4]
@@ -128,6 +128,7 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 			note("refused", "%s: %s" % (problem, body))
 			return self.reply(400, str(problem))
 		slow = '"held"' in body and not os.path.exists(os.path.join(folder, "held"))
+		note("requests", body)
 		for span in spans:
 			note("accepted", json.dumps(span, sort_keys=True))
 		if slow:
@@ -262,6 +263,18 @@ is(join(' ', sort keys %named), 'tasker.step.execution tasker.step.queued tasker
 my ($failed) = grep { $_->{name} eq 'tasker.step.execution' && $_->{status}{code} == 2 } spans();
 is(attribute($failed, 'error.type') . ", $failed->{status}{message}", 'PrinterError, out of paper', 'a failure says what it was');
 
+SKIP:
+{
+	my $definitions = $ENV{OTLP_DEFINITIONS};
+
+	skip 'needs node, and npm to get the definitions of OpenTelemetry', 2 unless defined $definitions && -x '/usr/bin/node';
+	my ($decoded, $complaint) = ('', '');
+	ok(IPC::Run::run([ '/usr/bin/node', "$FindBin::RealBin/../otlp/decode.js", $definitions ], '<', "$dir/requests", '>', \$decoded, '2>', \$complaint),
+		'by the definitions of OpenTelemetry every request means what it says') or diag($complaint);
+	my %decoded = map { $_ => 1 } split /\n/, $decoded;
+	is_deeply([ sort keys %decoded ], [ sort keys %spans ], 'and has these spans');
+}
+
 # --- what an executor hands on ---------------------------------------------------------------
 
 $session->query(qq{SELECT tasker.register_task_template(jsonb_build_object('name', 'call', 'namespace_name', 't', 'version', '1.0.0', 'step_templates',
@@ -274,6 +287,18 @@ $http->signal('TERM');
 ok(eval { $http->finish }, 'its executor ends') or diag($caller_said);
 is(join(' ', lines('called')), "00-$trace-" . $session->query("SELECT span_id FROM tasker.task_spans($call) WHERE name = 'tasker.step.execution'") . '-01',
 	'and says in which trace, and below which span');
+
+# Pushed or awaited, a step says it itself, and where the task has none, nothing.
+$session->query(qq(SELECT tasker.create_task('held', '{"n": 2}', 't', traceparent => '00-$trace-$caller-01'), tasker.create_task('held', '{"n": 3}', 't')));
+my ($traced, $untraced) = sort { $a->{inputs}{n} <=> $b->{inputs}{n} } $executor->expect(2);
+is($traced->{traceparent}, $session->query("SELECT tasker.step_traceparent($traced->{workflow_step_id}, $traced->{claim})"), 'a payload has the traceparent');
+ok(!exists $untraced->{traceparent}, 'of a task that has one');
+$session->query("SELECT tasker.unregister_executor($executor->{id}, release => true)");
+my $awaiting = $session->query(q(SELECT executor_id FROM tasker.register_executor('awaiting', '{H}', 0)));
+($traced, $untraced) = sort { $a->{inputs}{n} <=> $b->{inputs}{n} } @{ Tasker::Session::json()->decode($session->query("CALL tasker.await_steps($awaiting, 2, '1 min')")) };
+is($traced->{traceparent}, $session->query("SELECT tasker.step_traceparent($traced->{workflow_step_id}, $traced->{claim})"), 'and so has what was awaited');
+ok(!exists $untraced->{traceparent}, 'of the same task only');
+$session->query("SELECT tasker.complete_step($_->{workflow_step_id}, $_->{claim})") foreach $traced, $untraced;
 
 $receiver->signal('KILL');
 eval { $receiver->finish };
