@@ -293,6 +293,7 @@ struct Lookup
 	Table	   *table;
 	Relation	index;
 	IndexScanDesc scan;
+	MemoryContext context;		/* of the scan: the index allocates there whenever it likes */
 	TupleTableSlot *row;
 	ScanKeyData keys[LOOKUP_MAX_KEYS];
 };
@@ -382,6 +383,7 @@ BeginLookupAsOf(Snapshot snapshot, Table *table, int n_keys, const int *columns)
 
 	Assert(n_keys <= LOOKUP_MAX_KEYS);
 	lookup->table = table;
+	lookup->context = CurrentMemoryContext;
 	lookup->index = IndexFor(table, n_keys, columns);
 	lookup->row = table_slot_create(table->relation, NULL);
 	for (int i = 0; i < n_keys; i++)
@@ -414,6 +416,8 @@ EndLookup(Lookup *lookup)
 static void
 StartScan(Lookup *lookup, int n_keys, const Datum *keys, StrategyNumber last)
 {
+	MemoryContext caller = MemoryContextSwitchTo(lookup->context);
+
 	Assert(n_keys == lookup->scan->numberOfKeys);
 	for (int i = 0; i < n_keys; i++)
 	{
@@ -426,6 +430,7 @@ StartScan(Lookup *lookup, int n_keys, const Datum *keys, StrategyNumber last)
 		fmgr_info(Comparison(lookup->index->rd_opcintype[i], strategy), &lookup->keys[i].sk_func);
 	}
 	index_rescan(lookup->scan, lookup->keys, n_keys, NULL, 0);
+	MemoryContextSwitchTo(caller);
 }
 
 void
@@ -446,16 +451,27 @@ LookBeyond(Lookup *lookup, int n_keys, const Datum *keys)
 	StartScan(lookup, n_keys, keys, BTGreaterStrategyNumber);
 }
 
+/* The caller's memory may be gone before the next row: a btree notes dead entries in whose it is called. */
+static TupleTableSlot *
+StepTo(Lookup *lookup, ScanDirection direction)
+{
+	MemoryContext caller = MemoryContextSwitchTo(lookup->context);
+	bool		found = index_getnext_slot(lookup->scan, direction, lookup->row);
+
+	MemoryContextSwitchTo(caller);
+	return found ? lookup->row : NULL;
+}
+
 TupleTableSlot *
 NextRow(Lookup *lookup)
 {
-	return index_getnext_slot(lookup->scan, ForwardScanDirection, lookup->row) ? lookup->row : NULL;
+	return StepTo(lookup, ForwardScanDirection);
 }
 
 TupleTableSlot *
 PreviousRow(Lookup *lookup)
 {
-	return index_getnext_slot(lookup->scan, BackwardScanDirection, lookup->row) ? lookup->row : NULL;
+	return StepTo(lookup, BackwardScanDirection);
 }
 
 Oid
