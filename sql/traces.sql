@@ -169,9 +169,9 @@ SELECT count(*) FROM tasker.task_spans(-1);
 SELECT tasker.step_traceparent(-1, 10);
 SELECT tasker.step_traceparent(NULL, 10) IS NULL AS nothing;
 -- A step that waits is in no queue.
-SELECT tasker.register_task_template('{"name": "patient", "namespace_name": "test", "version": "1.0.0", "step_templates": [
+SELECT tasker.register_task_template('{"name": "resting", "namespace_name": "test", "version": "1.0.0", "step_templates": [
 	{"name": "rest", "sleep": {"for": "30 seconds"}}]}') > 0 AS registered;
-SELECT tasker.create_task('patient', '{}', 'test') AS task \gset
+SELECT tasker.create_task('resting', '{}', 'test') AS task \gset
 SELECT tasker.orchestrate() > 0 AS waits;
 SELECT pg_temp.pass(30);
 SELECT * FROM pg_temp.spans(:task);
