@@ -31,15 +31,14 @@ static KeptQuery FIND_LIVE_STEPS = {
 	"                   OR (s.state = 'error' AND (s.next_retry_at IS NOT NULL OR s.skippable))"
 	"                   OR (s.state = 'pending'"
 	"                       AND NOT EXISTS (SELECT 1 FROM tasker.named_step_edges e"
-	"                                       WHERE e.named_task_id = t.named_task_id"
+	"                                       WHERE e.named_task_id = batch.named_task_id"
 	"                                         AND e.to_named_step_id = s.named_step_id"
 	"                                         AND (SELECT p.state FROM tasker.workflow_steps p"
 	"                                               WHERE p.task_id = s.task_id AND p.named_step_id = e.from_named_step_id) NOT IN ('complete', 'resolved_manually') OFFSET 0)))),"
 	"       EXISTS (SELECT 1 FROM tasker.workflow_steps s"
 	"                WHERE s.task_id = u AND s.state NOT IN ('complete', 'resolved_manually'))"
-	"  FROM (SELECT unnest($1) AS u LIMIT cardinality($1)) batch"
-	"  CROSS JOIN LATERAL (SELECT * FROM tasker.tasks t WHERE t.task_id = u LIMIT 1) t",
-	.nargs = 1,.types = {INT8ARRAYOID}
+	"  FROM (SELECT * FROM ROWS FROM (unnest($1), unnest($2)) b(u, named_task_id) LIMIT cardinality($1)) batch",
+	.nargs = 2,.types = {INT8ARRAYOID, INT4ARRAYOID}
 };
 
 /* Where no step moves, one that is ready keeps the task going. */
@@ -47,40 +46,39 @@ static void
 LookForLiveSteps(Finality *finalities, int n)
 {
 	int64	   *task_ids = palloc(sizeof(int64) * n);
+	int32	   *named_task_ids = palloc(sizeof(int32) * n);
 	int		   *place = palloc(sizeof(int) * n);
 	int			asked = 0;
 	int			found;
-	Datum		arg;
+	Datum		args[2];
 
 	for (int i = 0; i < n; i++)
 	{
 		if (finalities[i].outcome != STATE_ERROR)
 			continue;
 		place[asked] = i;
+		named_task_ids[asked] = finalities[i].named_task_id;
 		task_ids[asked++] = finalities[i].task_id;
 	}
 	if (asked == 0)
 		return;
-	arg = Int64Array(task_ids, asked);
-	found = (int) RunQuery(&FIND_LIVE_STEPS, &arg, NULL);
-	/* In the order asked; those that have been pruned meanwhile are left out. */
-	for (int i = 0, row = 0; i < asked && row < found; i++)
+	args[0] = Int64Array(task_ids, asked);
+	args[1] = Int32Array(named_task_ids, asked);
+	found = (int) RunQuery(&FIND_LIVE_STEPS, args, NULL);
+	/* In the order asked. */
+	for (int i = 0; i < found; i++)
 	{
 		Finality   *finality = &finalities[place[i]];
 		bool		none;
-		Datum		live;
+		Datum		live = RowDatum(i, 2, &none);
 
-		if (RowInt64(row, 1) != finality->task_id)
-			continue;
-		live = RowDatum(row, 2, &none);
 		if (!none)
 		{
 			finality->outcome = STATE_IN_PROGRESS;
 			finality->open_step = DatumGetInt64(live);
 		}
-		else if (!RowBool(row, 3))
+		else if (!RowBool(i, 3))
 			finality->outcome = STATE_COMPLETE;
-		row++;
 	}
 }
 

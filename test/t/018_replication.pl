@@ -126,5 +126,5 @@ SQL
 
 $_->quit foreach $executor, $session, $reader;
 ends_well($node, ['app'], qr/administrator command|terminating|shutting down|starting up|not yet accepting/);
-ends_well($archive, [], qr/logical replication worker (?:ERROR|FATAL):  (?:could not|terminating|error reading)|shutting down|administrator command/);
+ends_well($archive, [], qr/logical replication (?:apply )?worker (?:ERROR|FATAL):  (?:could not|terminating|error reading|apply worker for subscription "\w+" could not connect)|shutting down|administrator command/);
 done_testing();
