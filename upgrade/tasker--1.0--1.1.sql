@@ -991,9 +991,9 @@ RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'tasker_create_task';
 
-UPDATE pg_proc p
+UPDATE pg_catalog.pg_proc p
 SET pronargs = n.pronargs, pronargdefaults = n.pronargdefaults, proargtypes = n.proargtypes, proargnames = n.proargnames, proargdefaults = n.proargdefaults
-FROM pg_proc n
+FROM pg_catalog.pg_proc n
 WHERE p.oid = 'tasker.create_task(text, jsonb, text, text, text, text, text, text[], text[], text, integer, timestamptz)'::regprocedure
 	AND n.pronamespace = 'tasker'::regnamespace AND n.proname = 'create_traced_task';
 

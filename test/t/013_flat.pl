@@ -229,6 +229,8 @@ my @known = (
 	[ qr/analyzed/, qr/^transitions of the steps/, 'the planner believes that one step in two hundred is of the task' ],
 	[ qr/vacuumed/, qr/^(?:fail_steps|step_dag_relationships|task_document|parents|children|edges|transitions of the steps)/,
 		'tables that look empty are joined in any order, without keys' ],
+	[ qr/statistics/, qr/^orchestrate\(\) of a (?:cancelled|failed) step/,
+		'tasks are locked by their key, and of two indexes that look empty the planner may take tasks_of_named_task' ],
 );
 
 sub reason

@@ -20,6 +20,8 @@ my %known = (
 	  'the test kit: a regprocedure written as text, or a name that a pattern has let through',
 	'%s in dynamic SQL: EXECUTE format(\'REVOKE ALL ON tasker.%I FROM %s\', leaf, grantee.name)' => 'a regrole as text, which is quoted, or PUBLIC',
 	'%s in dynamic SQL: EXECUTE format(\'CREATE POLICY tenants ON tasker.%I' => 'constants, from the list that it goes through',
+	'name without schema: UPDATE pg_catalog.pg_proc p SET pronargs = n.pronargs, pronargdefaults = n.pronargdefaults' =>
+	  'create_task gets a parameter and keeps its number, grants and dependents; the schema is that of the catalogue',
 	'grants something: GRANT EXECUTE ON FUNCTION tasker.sees_everything(), tasker.visible_namespaces(), tasker.se' =>
 	  'what row security asks of everybody who reads a table; it says what they see anyway',
 	'%s in dynamic SQL: EXECUTE format(\'ALTER TABLE tasker.%I ATTACH PARTITION tasker.%I FOR VALUES FROM (%s) TO (%s)\', log.parent, leaf,' => 'two bigints',
