@@ -14,7 +14,7 @@ INSTALL_SQL = \
 	src/execute/queue.sql src/execute/executor.sql src/execute/claim.sql src/execute/outcome.sql src/execute/sql_handler.sql src/execute/pause.sql src/execute/await.sql \
 	src/orchestrate/orchestrate.sql src/orchestrate/reaction.sql src/orchestrate/coordinate.sql src/orchestrate/finalize.sql \
 	src/run/history_status.sql src/run/task_edges.sql src/run/readiness.sql src/run/summary.sql src/run/analytics.sql src/run/health.sql \
-	src/run/dependency.sql src/run/diagram.sql src/run/graph_analysis.sql src/run/search.sql src/run/task_document.sql src/run/event_view.sql src/run/event_wait.sql src/run/trace.sql src/orchestrate/decision.sql src/orchestrate/waiting.sql \
+	src/run/dependency.sql src/run/diagram.sql src/run/graph_analysis.sql src/run/search.sql src/run/task_document.sql src/run/event_view.sql src/run/event_wait.sql src/run/trace.sql src/orchestrate/decision.sql \
 	src/process/worker.sql src/process/horizon.sql src/execute/executor_status.sql src/process/why.sql src/process/metrics.sql src/orchestrate/check.sql \
 	src/execute/grant.sql src/execute/isolation.sql src/pg/dump.sql src/pg/privileges.sql
 

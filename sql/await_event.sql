@@ -27,16 +27,16 @@ SELECT tasker.create_task('paid', '{"order": 2}', 'test') AS two_too \gset
 SELECT pg_temp.go();
 SELECT step_name, waits_for, until, event_name, match, own_task FROM tasker.waiting_steps ORDER BY workflow_step_id;
 SELECT about, regexp_replace(reason, '\d{4}-\d\d-\d\d \d\d:\d\d:\d\d', 'TIME', 'g') AS reason FROM tasker.why(:one) WHERE about LIKE 'step%';
-SELECT tasker.deliver_events();
+SELECT tasker.react_to_events();
 SELECT tasker.publish_event('payment.received', '{"order_id": 2, "currency": "USD"}') > 0,
 	tasker.publish_event('payment.received', '{"order_id": "2", "currency": "EUR"}') > 0,
 	tasker.publish_event('payment.received', '{"currency": "EUR"}') > 0,
 	tasker.publish_event('shop.opened', '{"order_id": 2, "currency": "EUR"}') > 0;
-SELECT tasker.deliver_events(), tasker.orchestrate();
+SELECT tasker.react_to_events(), tasker.orchestrate();
 -- It ends all who wait for it, and the first that comes is the one.
 SELECT tasker.publish_event('payment.received', '{"order_id": 2.0, "currency": "EUR", "amount": 10}') > 0;
 SELECT tasker.publish_event('payment.received', '{"order_id": 2, "currency": "EUR", "amount": 11}') > 0;
-SELECT tasker.deliver_events();
+SELECT tasker.react_to_events();
 SELECT count(*) FROM tasker.step_waits WHERE event IS NOT NULL;
 SELECT * FROM tasker.check();
 SELECT pg_temp.go();
@@ -45,7 +45,7 @@ SELECT pg_temp.got(:two), pg_temp.got(:two_too);
 SELECT results ->> 'event_key' ~ '^event:\d+$' AS has_key, (results ->> 'occurred_at')::timestamptz <= now() AS has_time
 FROM tasker.workflow_steps WHERE workflow_step_id = test.step(:two, 'wait');
 SELECT * FROM test.history(:two);
-SELECT tasker.deliver_events();
+SELECT tasker.react_to_events();
 
 -- ---------- an event that was there ----------
 
@@ -61,7 +61,7 @@ SELECT tasker.task_state(:task), pg_temp.got(:task);
 SELECT tasker.publish_event('payment.received', '{"order_id": 5, "currency": "EUR"}') > 0;
 SELECT tasker.create_task('paid', '{"order": 5}', 'test') AS task \gset
 SELECT pg_temp.go();
-SELECT tasker.deliver_events();
+SELECT tasker.react_to_events();
 SELECT tasker.step_state(test.step(:task, 'wait'));
 SELECT tasker.cancel_task(:task);
 
@@ -79,11 +79,11 @@ SELECT pg_temp.got(:any_early), pg_temp.got(:own_early);
 SELECT step_name, own_task, match FROM tasker.waiting_steps WHERE task_id = :own;
 SELECT tasker.create_task('any', '{}', 'test') AS any_one \gset
 SELECT pg_temp.go();
-SELECT tasker.deliver_events();
+SELECT tasker.react_to_events();
 SELECT tasker.publish_event('shop.opened', '{"door": "front", "n": 1}', :any_one) > 0;
-SELECT tasker.deliver_events();
+SELECT tasker.react_to_events();
 SELECT tasker.publish_event('shop.opened', '{"door": "front", "n": 2}', :own) > 0;
-SELECT tasker.deliver_events();
+SELECT tasker.react_to_events();
 SELECT pg_temp.go();
 SELECT pg_temp.got(:any_one), pg_temp.got(:own);
 
@@ -98,11 +98,11 @@ SELECT tasker.create_task('child', jsonb_build_object('child', :child), 'test') 
 SELECT tasker.create_task('child', '{"child": "seven"}', 'test') AS wrong \gset
 SELECT pg_temp.go();
 SELECT pg_temp.got(:wrong);
-SELECT tasker.deliver_events();
+SELECT tasker.react_to_events();
 SELECT tasker.publish_event('shop.opened') > 0;
-SELECT tasker.deliver_events();
+SELECT tasker.react_to_events();
 SELECT pg_temp.go();
-SELECT tasker.deliver_events();
+SELECT tasker.react_to_events();
 SELECT pg_temp.go();
 SELECT tasker.task_state(:child), tasker.task_state(:parent);
 
@@ -117,7 +117,7 @@ SELECT pg_temp.go();
 SELECT round(extract(epoch FROM until - since)) FROM tasker.waiting_steps WHERE task_id = :patient;
 SELECT tasker.publish_event('payment.received', '{"order_id": 12}') > 0;
 SET tasker.clock_offset = '59min';
-SELECT tasker.deliver_events();
+SELECT tasker.react_to_events();
 -- It came before the end: that nobody looked until later does not matter.
 SET tasker.clock_offset = '61min';
 SELECT pg_temp.go();
@@ -128,7 +128,7 @@ SELECT tasker.retry_step(test.step(:patient, 'wait'));
 SELECT pg_temp.go();
 SELECT count(*) FROM tasker.waiting_steps WHERE task_id = :patient;
 SELECT tasker.publish_event('payment.received', '{"order_id": 10}') > 0;
-SELECT tasker.deliver_events();
+SELECT tasker.react_to_events();
 SELECT pg_temp.go();
 SELECT tasker.task_state(:patient);
 RESET tasker.clock_offset;
@@ -173,7 +173,7 @@ SELECT count(tasker.publish_event('payment.received', jsonb_build_object('order_
 SELECT pg_temp.go();
 SELECT count(*) FROM tasker.waiting_steps w JOIN many USING (task_id);
 SELECT count(tasker.publish_event('payment.received', jsonb_build_object('order_id', 1000 + n, 'currency', 'EUR'))) FROM generate_series(101, 300) n;
-SELECT tasker.deliver_events(70);
+SELECT tasker.react_to_events(70), tasker.react_to_events(70), tasker.react_to_events();
 SELECT pg_temp.go();
 SELECT t.state, count(*), count(*) FILTER (WHERE s.results -> 'payload' ->> 'order_id' = t.context ->> 'order') AS with_their_own
 FROM (SELECT task_id, test.step(task_id, 'wait') AS step FROM many OFFSET 0) m
@@ -198,10 +198,10 @@ RESET ROLE;
 SELECT tasker.create_task('spy', jsonb_build_object('other', :child), 'awaiting') AS spy \gset
 SELECT tasker.orchestrate() > 0;
 SELECT tasker.publish_event('shop.opened', '{}', :content) > 0, tasker.publish_event('shop.opened', '{}') > 0;
-SELECT tasker.deliver_events(), tasker.orchestrate();
+SELECT tasker.react_to_events(), tasker.orchestrate();
 SELECT * FROM test.steps(:spy);
 SELECT tasker.publish_event('shop.opened', '{"for": "you"}', :spy) > 0;
-SELECT tasker.deliver_events(), tasker.orchestrate() > 0;
+SELECT tasker.react_to_events(), tasker.orchestrate() > 0;
 SELECT * FROM test.steps(:spy);
 SET ROLE regress_awaiting;
 SELECT step_name, event_name FROM tasker.waiting_steps;
@@ -227,7 +227,7 @@ SELECT pg_temp.waiter('bad', '{"name": "task.completed", "own_task": true, "matc
 SELECT pg_temp.waiter('bad', '{"name": "task.completed", "match": {"task_id": "x", "weather": {"value": "fine"}}}');
 SELECT pg_temp.waiter('bad', '{"name": "payment.received"}', '{"handler_config": {}}');
 SELECT pg_temp.waiter('bad', '{"name": "payment.received"}', '{}', '{"coordinator_strategy": "synchronous"}');
-SELECT tasker.deliver_event_page('{a}', '{}', '{}', '{}', '{}');
+SELECT tasker.read_events('tasker.reactor');
 -- An event that the template itself announces is there by then.
 SELECT tasker.register_task_template('{"name": "both", "namespace_name": "test", "version": "1.0.0", "step_templates": [
 	{"name": "a", "handler_class": "H", "custom_events": [{"name": "both.done"}]}, {"name": "wait", "await_event": {"name": "both.done"}}]}') > 0;
@@ -236,5 +236,5 @@ SELECT tasker.cancel_task(task_id) FROM (SELECT DISTINCT task_id FROM tasker.wai
 SELECT tasker.orchestrate() IS NOT NULL;
 SELECT count(*) FROM tasker.step_waits;
 -- Retention waits for it, and nobody reads for it here any more.
-SELECT tasker.drop_event_consumer('tasker.waits');
+DELETE FROM tasker.event_consumers WHERE name = 'tasker.reactor';
 SELECT tasker.unregister_executor((SELECT id FROM executor));

@@ -578,7 +578,7 @@ COMMENT ON COLUMN tasker.step_waits.events_since IS 'Earlier events do not count
 COMMENT ON COLUMN tasker.step_waits.namespaces IS 'The event must be of a task in one of these; NULL: of any, or of none.';
 COMMENT ON COLUMN tasker.step_waits.event IS 'The event that has come, until the orchestrator completes the step with it.';
 CREATE INDEX step_waits_by_match ON tasker.step_waits (event_name, jsonb_hash_extended(match, coalesce(of_task, 0))) WHERE event_name IS NOT NULL;
-COMMENT ON INDEX tasker.step_waits_by_match IS 'Serves deliver_events(): who waits for an event.';
+COMMENT ON INDEX tasker.step_waits_by_match IS 'Serves react_to_events(): who waits for an event.';
 
 CREATE VIEW tasker.waiting_steps AS
 SELECT s.task_id, w.workflow_step_id, n.name AS step_name, w.sort_key AS claim,
@@ -2249,57 +2249,6 @@ END;
 COMMENT ON FUNCTION tasker.ended_attempts(timestamptz) IS
 'The attempts that were completed or failed since then (NULL: ever), with the time of their claim, and the metadata of those that failed; waits that have ended well are none. Read by the analytics.';
 
--- Events brought to the steps that wait for them.
-
-CREATE FUNCTION tasker.deliver_event_page(names text[], event_keys text[], occurred_at timestamptz[], task_ids bigint[], payloads jsonb[]) RETURNS bigint
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tasker_deliver_event_page';
-COMMENT ON FUNCTION tasker.deliver_event_page(text[], text[], timestamptz[], bigint[], jsonb[]) IS
-'Gives each waiting step the first of these events, in their order, that it waits for, and returns how many steps have got one; the next batch of the orchestrator completes them. An event that comes twice does no harm. Waits for a batch that is running. For deliver_events(). Error: 2202E the arrays are not of one length.';
-
-CREATE FUNCTION tasker.awaited_patterns() RETURNS text[]
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-	-- A consumer has no more than a hundred patterns.
-	SELECT CASE WHEN count(*) > 100 THEN '{*}' ELSE coalesce(array_agg(a.name ORDER BY a.name), '{}') END
-	FROM (SELECT DISTINCT ts.waits_for -> 'await_event' ->> 'name' AS name FROM tasker.named_tasks_named_steps ts
-		WHERE ts.waits_for IS NOT NULL AND ts.waits_for ? 'await_event') a;
-END;
-COMMENT ON FUNCTION tasker.awaited_patterns() IS 'Which events templates wait for, as patterns of a consumer; empty where none does. For deliver_events().';
-
-CREATE FUNCTION tasker.deliver_events(max integer DEFAULT 1000) RETURNS bigint
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	awaited text[] := tasker.awaited_patterns();
-	page record;
-	delivered bigint := 0;
-BEGIN
-	-- The lock of the orchestration before the row of the consumer; refuses where nothing can be written.
-	PERFORM tasker.deliver_event_page('{}', '{}', '{}', '{}', '{}');
-	IF awaited = '{}' OR NOT EXISTS (SELECT FROM tasker.orchestrator_checkpoint c JOIN tasker.home h ON h.identifier = c.system_identifier) THEN
-		RETURN 0;
-	END IF;
-	IF NOT EXISTS (SELECT FROM tasker.event_consumers c WHERE c.name = 'tasker.waits' AND c.patterns = awaited) THEN
-		-- Templates that wait have made it; whoever drops it has all that happened delivered again.
-		PERFORM tasker.create_event_consumer('tasker.waits', awaited, true);
-	END IF;
-	LOOP
-		SELECT array_agg(e.name ORDER BY e.place) AS names, array_agg(e.event_key ORDER BY e.place) AS keys,
-			array_agg(e.occurred_at ORDER BY e.place) AS times, array_agg(e.task_id ORDER BY e.place) AS tasks,
-			array_agg(e.payload ORDER BY e.place) AS payloads, count(*) AS n
-		INTO page
-		FROM tasker.read_events('tasker.waits', max) WITH ORDINALITY
-			e (event_key, name, category, task_id, step_id, occurred_at, payload, place);
-		EXIT WHEN page.n = 0;
-		delivered := delivered + tasker.deliver_event_page(page.names, page.keys, page.times, page.tasks, page.payloads);
-	END LOOP;
-	RETURN delivered;
-END
-$$;
-COMMENT ON FUNCTION tasker.deliver_events(integer) IS
-'Reads what has happened since it was called last, max events at a time, and gives it to the steps that wait for it; returns how many steps have got an event. The next batch of the orchestrator, of the worker or orchestrate(), completes them. Reads as the consumer tasker.waits of the events that templates wait for. The background worker does the same by itself after each batch. Nothing is delivered in a database that comes from another server and is not adopted. Error: 22023 max is not between 1 and 10000.';
-
 -- check(): every invariant, amcheck-style. Nothing comes back when all is well.
 --
 -- The function is STABLE, so all its queries see the one snapshot of the query
@@ -2677,7 +2626,7 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 	('operator', 'EXECUTE', false, 'cancel_task retry_task resolve_task cancel_step retry_step resolve_step update_task update_step reenqueue_task
 		transition_task transition_step safe_transition_task safe_transition_step conditional_transition_task conditional_transition_step
 		pause resume finalize_task retry_due_steps annotate_task remove_annotation execute_step coordinate_task'),
-	('operator', 'EXECUTE', true, 'orchestrate unregister_executor announce_events deliver_events deliver_event_page awaited_patterns react_to_events start_scheduled_tasks'),
+	('operator', 'EXECUTE', true, 'orchestrate unregister_executor announce_events react_to_events start_scheduled_tasks'),
 	('admin', 'EXECUTE', false, 'register_task_template register_task_template_yaml deprecate_task_template describe_namespace pause resume
 		grant_observer grant_producer grant_executor grant_operator grant_admin revoke_role'),
 	('admin', 'EXECUTE', true, 'describe_dependent_system register_event set_event_schema map_objects prune_tasks upkeep rebuild_accelerators reset_stats')
@@ -3023,8 +2972,8 @@ REVOKE ALL ON TABLE tasker.capability_grants, tasker.capability_privileges, task
 REVOKE ALL ON SEQUENCE tasker.log_marks_mark_id_seq, tasker.published_events_event_id_seq FROM PUBLIC;
 REVOKE ALL ON ROUTINE tasker.announce_events(integer), tasker.apply_grants(text), tasker.create_event_consumer(text, text[], boolean),
 	tasker.create_requested_task(jsonb), tasker.create_triggered_tasks(jsonb), tasker.drop_task_trigger(text), tasker.react_to_events(integer),
-	tasker.start_task_on_event(text, text, jsonb, jsonb, jsonb), tasker.awaited_patterns(), tasker.custom_event_payload(tasker.published_events), tasker.deliver_event_page(text[], text[], timestamp with time zone[], bigint[], jsonb[]),
-	tasker.deliver_events(integer), tasker.drop_event_consumer(text), tasker.first_event(text, jsonb, bigint, timestamp with time zone, integer[]),
+	tasker.start_task_on_event(text, text, jsonb, jsonb, jsonb), tasker.custom_event_payload(tasker.published_events),
+	tasker.drop_event_consumer(text), tasker.first_event(text, jsonb, bigint, timestamp with time zone, integer[]),
 	tasker.has_all(jsonb, jsonb), tasker.received_event(text, text, timestamp with time zone, jsonb),
 	tasker.resolve_wait(jsonb, jsonb, bigint, timestamp with time zone),
 	tasker.ensure_template_handlers(integer, text[]), tasker.event_payload_keys(), tasker.event_payload_schema(text), tasker.executor_measures(),

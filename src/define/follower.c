@@ -12,16 +12,29 @@
 #include "utils/builtins.h"
 
 /* Which events are of interest it finds out itself. */
+#define TAKE_PLACE(conflict) \
+	"INSERT INTO tasker.event_consumers AS c (name, patterns, role, position, created_at)" \
+	" VALUES ('" REACTOR "', '{*}', $1, $2::pg_snapshot, $3)" \
+	" ON CONFLICT (name) DO " conflict
+
 static KeptQuery FOLLOW_EVENTS = {
-	.sql =
-	"INSERT INTO tasker.event_consumers AS c (name, patterns, role, position, created_at)"
-	" VALUES ('" REACTOR "', '{*}', $1, $2::pg_snapshot, $3)"
-	" ON CONFLICT (name) DO UPDATE SET role = c.role",
+	.sql = TAKE_PLACE("UPDATE SET role = c.role"),
 	.nargs = 3,.types = {TEXTOID, TEXTOID, TIMESTAMPTZOID}
 };
 
-void
-FollowEvents(void)
+static KeptQuery ENSURE_FOLLOWER = {
+	.sql = TAKE_PLACE("NOTHING"),
+	.nargs = 3,.types = {TEXTOID, TEXTOID, TIMESTAMPTZOID}
+};
+
+/* Reading on does not mind this lock, giving up the place does. */
+static KeptQuery HOLD_FOLLOWER = {
+	.sql = "SELECT 1 FROM tasker.event_consumers WHERE name = '" REACTOR "' FOR KEY SHARE",
+	.nargs = 0
+};
+
+static void
+TakePlace(KeptQuery *query)
 {
 	Datum		args[3] = {
 		QueryCallerName(),
@@ -29,5 +42,18 @@ FollowEvents(void)
 		TimestampTzGetDatum(TaskerNow())
 	};
 
-	(void) RunQuery(&FOLLOW_EVENTS, args, NULL);
+	(void) RunQuery(query, args, NULL);
+}
+
+void
+FollowEvents(void)
+{
+	TakePlace(&FOLLOW_EVENTS);
+}
+
+void
+EnsureFollower(void)
+{
+	while (RunPlainQuery(&HOLD_FOLLOWER) == 0)
+		TakePlace(&ENSURE_FOLLOWER);
 }

@@ -18,4 +18,11 @@
  */
 extern void FollowEvents(void);
 
+/*
+ * The orchestrator follows events from now on, if it does not already, for
+ * somebody who needs none that it reads before this transaction ends: it goes
+ * on reading meanwhile.  Needs an open query scope.
+ */
+extern void EnsureFollower(void);
+
 #endif							/* TASKER_FOLLOWER_H */

@@ -9,6 +9,7 @@
 #include "define/access.h"
 #include "define/event.h"
 #include "define/ownership.h"
+#include "define/follower.h"
 #include "define/template.h"
 #include "define/template_document.h"
 #include "define/waiting_step.h"
@@ -671,7 +672,7 @@ CheckAwaitedEvents(const TemplateDocument *document)
 		any = true;
 	}
 	if (any)
-		FollowEventsForWaits();
+		EnsureFollower();
 }
 
 /* Whoever is confined may not make a namespace either: the refusal is the same, be it there or not. */

@@ -9,7 +9,6 @@
 #include "catalog/pg_type.h"
 #include "define/waiting_step.h"
 #include "pg/catalog.h"
-#include "pg/clock.h"
 #include "pg/query.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -223,23 +222,6 @@ CheckAwaitedEvent(const DocumentReader *reader, Jsonb *waits_for)
 		ComplainOf(reader, psprintf("\"own_task\" is for custom events: \"%s\" is announced by the task that waits itself", name));
 	if (!RowBool(0, 1) && !RowBool(0, 2))
 		ComplainOf(reader, psprintf("\"match\" must say by \"task_id\" which task's event \"%s\" is awaited", name));
-}
-
-/* Who reads events for the steps that wait, see deliver_events(), which looks after the patterns. */
-static KeptQuery FOLLOW_EVENTS = {
-	.sql =
-	"INSERT INTO tasker.event_consumers (name, patterns, role, position, created_at)"
-	" SELECT 'tasker.waits', p, $1, pg_current_snapshot(), $2 FROM tasker.awaited_patterns() p WHERE p <> '{}'"
-	" ON CONFLICT (name) DO NOTHING",
-	.nargs = 2,.types = {TEXTOID, TIMESTAMPTZOID}
-};
-
-void
-FollowEventsForWaits(void)
-{
-	Datum		args[2] = {QueryCallerName(), TimestampTzGetDatum(TaskerNow())};
-
-	(void) RunQuery(&FOLLOW_EVENTS, args, NULL);
 }
 
 /* ---------- what is awaited ---------- */

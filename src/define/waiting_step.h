@@ -33,12 +33,6 @@ extern char *WaitingHandler(Jsonb *waits_for);
 extern void CheckAwaitedEvent(const DocumentReader *reader, Jsonb *waits_for);
 
 /*
- * From now on events are read for the steps that wait: what happened before
- * is not theirs.  Where that is so already, nothing changes.
- */
-extern void FollowEventsForWaits(void);
-
-/*
  * How steps of some template tell the events of a name that are theirs: by
  * these keys of the payload, and by the task of the event, or not.
  */
@@ -51,8 +45,7 @@ typedef struct AwaitedEvent
 
 /*
  * All ways in which events are awaited, in the order of their names, and their
- * number; good until the next call.  Needs an
- * open query scope.
+ * number; good until the next call.  Needs an open query scope.
  */
 extern const AwaitedEvent *AwaitedEvents(int *n);
 

@@ -13,6 +13,7 @@
 #include "orchestrate/reaction.h"
 #include "pg/query.h"
 #include "run/consumer.h"
+#include "run/event_wait.h"
 #include "run/task_trigger.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -43,6 +44,7 @@ typedef struct Reaction
 
 static const Reaction reactions[] = {
 	{AddTriggerPatterns, StartTriggeredTasks},
+	{AddAwaitedNames, DeliverEvents},
 };
 
 /* The patterns of all; NULL where nobody reacts to anything. */
@@ -69,14 +71,30 @@ static KeptQuery SHOW_PATTERNS = {
 	.nargs = 1,.types = {TEXTARRAYOID}
 };
 
-/* What nobody waits for shall not keep history. */
+/* Nobody holds it who is about to need it. */
+static KeptQuery LOCK_TO_DROP = {
+	.sql = "SELECT 1 FROM tasker.event_consumers WHERE name = '" REACTOR "' FOR UPDATE SKIP LOCKED",
+	.nargs = 0
+};
+
 static KeptQuery DROP_REACTOR = {
 	.sql = "DELETE FROM tasker.event_consumers WHERE name = '" REACTOR "'",
 	.nargs = 0
 };
 
+/* What nobody waits for shall not keep history; but who has come to wait until the row was locked, counts. */
+static void
+DropReactor(void)
+{
+	if (RunPlainQuery(&LOCK_TO_DROP) == 0)
+		return;
+	AcceptInvalidationMessages();
+	if (WantedPatterns() == NULL)
+		(void) RunPlainQuery(&DROP_REACTOR);
+}
+
 /*
- * Locks the reactor's place and then asks what is wanted: a definition whose
+ * Locks the reactor's place and then asks what is wanted: a trigger whose
  * transaction has not ended holds that lock, so none is overlooked.  NULL:
  * nobody reacts to anything.
  */
@@ -94,7 +112,7 @@ LockAndFindPatterns(void)
 		patterns = WantedPatterns();
 	}
 	if (patterns == NULL && is_there)
-		(void) RunPlainQuery(&DROP_REACTOR);
+		DropReactor();
 	return patterns;
 }
 

@@ -10,16 +10,15 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "define/access.h"
+#include "define/follower.h"
 #include "define/policy.h"
+#include "define/waiting_step.h"
 #include "execute/claim.h"
 #include "execute/outcome.h"
 #include "execute/pause.h"
 #include "orchestrate/waiting.h"
 #include "pg/fault.h"
-#include "run/event_wait.h"
 #include "run/step_wait.h"
-#include "utils/array.h"
 
 /* How soon a wait that is over comes back whose step was locked. */
 #define LOCKED_WAIT_US 50000
@@ -102,6 +101,17 @@ LeaveToOthers(Batch *batch, const int64 *step_ids, int n)
 	return true;
 }
 
+/* Registration has seen to it; should somebody have deleted the row since, no event is missed that comes from now on. */
+static void
+FollowWhatIsAwaited(void)
+{
+	int			n;
+
+	(void) AwaitedEvents(&n);
+	if (n > 0)
+		EnsureFollower();
+}
+
 void
 BeginWaits(Batch *batch, const int64 *asked, int n_asked)
 {
@@ -120,6 +130,7 @@ BeginWaits(Batch *batch, const int64 *asked, int n_asked)
 
 	if (n_asked == 0 || LeaveToOthers(batch, asked, n_asked))
 		return;
+	FollowWhatIsAwaited();
 	waits = PrepareWaits(asked, n_asked, batch->now, &n);
 	if (n == 0)
 		return;
@@ -225,35 +236,4 @@ ForgetLeftWaits(Batch *batch)
 
 	if (AnyWaits())
 		RemoveLeftWaits(step_ids, n);
-}
-
-/* ---------- events ---------- */
-
-PG_FUNCTION_INFO_V1(tasker_deliver_event_page);
-
-Datum
-tasker_deliver_event_page(PG_FUNCTION_ARGS)
-{
-	EventPage	page = {
-		PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), PG_GETARG_DATUM(2), PG_GETARG_DATUM(3), PG_GETARG_DATUM(4)
-	};
-	int			n = ArrayGetNItems(ARR_NDIM(PG_GETARG_ARRAYTYPE_P(0)), ARR_DIMS(PG_GETARG_ARRAYTYPE_P(0)));
-	QueryScope	scope;
-	int64		received;
-
-	OpenQueryScope(&scope);
-	RequireEverywhere(MAY_OPERATE);
-	for (int i = 1; i < 5; i++)
-	{
-		ArrayType  *array = PG_GETARG_ARRAYTYPE_P(i);
-
-		if (ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)) != n)
-			ereport(ERROR,
-					(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-					 errmsg("the arrays of a page of events must have one length")));
-	}
-	LockOrchestration();
-	received = DeliverEvents(&page);
-	CloseQueryScope(&scope);
-	PG_RETURN_INT64(received);
 }

@@ -35,7 +35,6 @@
 #include "postmaster/interrupt.h"
 #include "process/announcer.h"
 #include "process/reactor.h"
-#include "process/deliverer.h"
 #include "process/timetable.h"
 #include "process/upkeep.h"
 #include "process/worker.h"
@@ -515,7 +514,7 @@ TaskerOrchestratorMain(Datum arg)
 		wait = worker.error_wait == 0 ? 0 :
 			TimestampDifferenceMilliseconds(GetCurrentTimestamp(), worker.not_before);
 		if (wait == 0)
-			wait = KeepDelivering(KeepAnnouncing(KeepReacting(KeepTimetable(KeepUp(Orchestrate())))));
+			wait = KeepAnnouncing(KeepReacting(KeepTimetable(KeepUp(Orchestrate()))));
 		if (wait == 0)
 			continue;
 		pgstat_report_stat(true);

@@ -116,7 +116,7 @@ CheckNotReserved(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_RESERVED_NAME),
 				 errmsg("the name \"%s\" is reserved", name),
-				 errdetail("It is the orchestrator's own consumer, which starts the tasks of triggers.")));
+				 errdetail("It is the orchestrator's own consumer, for triggers and for steps that wait.")));
 }
 
 static char *

@@ -45,20 +45,18 @@ static KeptQuery DELIVER_EVENTS = {
 	TEXTARRAYOID, JSONBARRAYOID, BOOLARRAYOID}
 };
 
-const char *const *
-AwaitedEventNames(int *n)
+ArrayBuildState *
+AddAwaitedNames(ArrayBuildState *patterns)
 {
-	int			n_awaited;
-	const AwaitedEvent *awaited = AwaitedEvents(&n_awaited);
-	const char **names = palloc(sizeof(char *) * Max(n_awaited, 1));
+	int			n;
+	const AwaitedEvent *awaited = AwaitedEvents(&n);
 
-	*n = 0;
-	for (int i = 0; i < n_awaited; i++)
+	for (int i = 0; i < n; i++)
 	{
-		if (*n == 0 || strcmp(names[*n - 1], awaited[i].name) != 0)
-			names[(*n)++] = awaited[i].name;
+		if (i == 0 || strcmp(awaited[i].name, awaited[i - 1].name) != 0)
+			patterns = accumArrayResult(patterns, CStringGetTextDatum(awaited[i].name), false, TEXTOID, CurrentMemoryContext);
 	}
-	return names;
+	return patterns;
 }
 
 /* The steps that have got an event are looked at with the timers that are due. */
@@ -77,19 +75,16 @@ WakeReceivers(int n)
 	WakeOrchestratorAtCommit(n);
 }
 
-int64
-DeliverEvents(const EventPage *page)
+/* Notes the events of a page with the steps that wait for them. */
+static void
+Deliver(const EventPage *page, const AwaitedEvent *awaited, int n)
 {
-	int			n;
-	const AwaitedEvent *awaited = AwaitedEvents(&n);
-	Datum	   *names = palloc(sizeof(Datum) * Max(n, 1));
-	Datum	   *keys = palloc(sizeof(Datum) * Max(n, 1));
-	Datum	   *own = palloc(sizeof(Datum) * Max(n, 1));
+	Datum	   *names = palloc(sizeof(Datum) * n);
+	Datum	   *keys = palloc(sizeof(Datum) * n);
+	Datum	   *own = palloc(sizeof(Datum) * n);
 	Datum		args[8] = {page->names, page->event_keys, page->occurred_at, page->task_ids, page->payloads};
 	int			received;
 
-	if (n == 0)
-		return 0;
 	for (int i = 0; i < n; i++)
 	{
 		names[i] = CStringGetTextDatum(awaited[i].name);
@@ -102,5 +97,18 @@ DeliverEvents(const EventPage *page)
 	received = (int) RunQuery(&DELIVER_EVENTS, args, NULL);
 	if (received > 0)
 		WakeReceivers(received);
-	return received;
+}
+
+void
+DeliverEvents(const EventPage *page, bool impatient)
+{
+	QueryScope	scope;
+	const AwaitedEvent *awaited;
+	int			n;
+
+	OpenQueryScope(&scope);
+	awaited = AwaitedEvents(&n);
+	if (n > 0)
+		Deliver(page, awaited, n);
+	CloseQueryScope(&scope);
 }

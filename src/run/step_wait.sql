@@ -25,7 +25,7 @@ COMMENT ON COLUMN tasker.step_waits.events_since IS 'Earlier events do not count
 COMMENT ON COLUMN tasker.step_waits.namespaces IS 'The event must be of a task in one of these; NULL: of any, or of none.';
 COMMENT ON COLUMN tasker.step_waits.event IS 'The event that has come, until the orchestrator completes the step with it.';
 CREATE INDEX step_waits_by_match ON tasker.step_waits (event_name, jsonb_hash_extended(match, coalesce(of_task, 0))) WHERE event_name IS NOT NULL;
-COMMENT ON INDEX tasker.step_waits_by_match IS 'Serves deliver_events(): who waits for an event.';
+COMMENT ON INDEX tasker.step_waits_by_match IS 'Serves react_to_events(): who waits for an event.';
 
 CREATE VIEW tasker.waiting_steps AS
 SELECT s.task_id, w.workflow_step_id, n.name AS step_name, w.sort_key AS claim,

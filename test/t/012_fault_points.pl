@@ -130,7 +130,7 @@ until_true(sub { $torture->set('tasker.retention', '1h') });
 foreach my $action (@actions)
 {
 	# After a commit, and outside of a transaction, no error can be raised.
-	my @struck = grep { $action eq 'kill' || !/^(?:committed|woken|prepared|prepared-settled|orchestrator-.*|batch-committed|reactions-committed|events-delivered)$/ } @names;
+	my @struck = grep { $action eq 'kill' || !/^(?:committed|woken|prepared|prepared-settled|orchestrator-.*|batch-committed|reactions-committed)$/ } @names;
 
 	is(join(' ', grep { !strike_at_point($_, $action) } @struck), '', "$action at every point");
 	until_true(sub { $torture->set('tasker.fault', '') });

@@ -87,7 +87,7 @@ my %argument = (
 	max_steps => 1, timeout => q('0 s'), retention => q('1 s'), delay => q('1 s'), system_one => q('here'), system_two => q('there'),
 	finished_before => 'now()', version => 'NULL', task_version => 'NULL', namespace_name => 'NULL', task_name => 'NULL', results => 'NULL',
 	'create_triggered_tasks.batch' => q('{"triggers": ["x"], "requests": []}'), context_from_payload => q('{}'),
-	'deliver_event_page.occurred_at' => q('{now}'), 'register_event.name' => q('order.shipped'), 'register_task_template_yaml.document' => q('{name: y, step_templates: [{name: a, handler_class: H}]}'));
+	'register_event.name' => q('order.shipped'), 'register_task_template_yaml.document' => q('{name: y, step_templates: [{name: a, handler_class: H}]}'));
 my %argument_of_type = (bigint => 1, integer => 1, text => q('x'), jsonb => q('{}'), boolean => 'false', interval => q('1 hour'),
 	'double precision' => 1, 'timestamp with time zone' => q((now() - interval '1 day')), 'text[]' => q('{x}'), 'integer[]' => q('{1}'),
 	'bigint[]' => q('{1}'), 'jsonb[]' => q('{}'), 'boolean[]' => q('{true}'), 'double precision[]' => q('{1}'), 'tasker.state' => q('pending'),
