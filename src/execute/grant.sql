@@ -22,8 +22,8 @@ WITH own (capability, privilege, everywhere, objects) AS (VALUES
 		ended_attempts recent_tasks ready_since step_of_template analytics_metrics slowest_steps slowest_tasks error_patterns step_duration_statistics
 		find_task find_tasks task_drawing task_diagram task_timeline task_edges task_state step_state task_in_any_state step_in_any_state
 		graph_weights severity expected_durations graph_steps critical_paths bottlenecks error_chains parallelism task_graph_analysis
-		finalization_decision find_viable_steps await_task system_health_counts executor_measures'),
-	('observer', 'EXECUTE', true, 'orchestrator_status orchestrator_measures latency_buckets transition_counts waiting_seconds prometheus_metrics mapped_objects history_period current_period check
+		finalization_decision find_viable_steps await_task system_health_counts executor_measures steps_in_flight'),
+	('observer', 'EXECUTE', true, 'orchestrator_status orchestrator_measures latency_buckets transition_counts waiting_seconds handler_status metric_samples prometheus_metrics mapped_objects history_period current_period check
 		position_read_by_consumers create_event_consumer drop_event_consumer read_events subscribe unsubscribe
 		why why_nothing_moves why_locked why_steps live_executors time_of_day'),
 	('producer', 'SELECT', false, 'task_namespaces named_tasks tasks task_transition_log task_annotations task_summaries annotations

@@ -67,7 +67,7 @@ is($there->query('SELECT * FROM tasker.check()'), '', 'check() runs there and fi
 # Every function, from the catalogue. One that is not volatile must answer; of the volatile
 # ones these look, too, and all others write.
 my %looks = map { $_ => 1 } qw(backoff_seconds validate_context task_template my_steps find_viable_steps await_task orchestrator_status
-	orchestrator_measures executor_measures latency_buckets transition_counts prometheus_metrics reset_stats);
+	orchestrator_measures executor_measures latency_buckets transition_counts prometheus_metrics handler_status metric_samples reset_stats);
 my ($step) = split /\n/, $session->query("SELECT min(workflow_step_id) FROM tasker.workflow_steps WHERE task_id = $first");
 my $claim = $session->query("SELECT sort_key FROM tasker.workflow_steps WHERE workflow_step_id = $step");
 

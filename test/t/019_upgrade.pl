@@ -343,7 +343,7 @@ my %kept = map { $_ => 1 } split /\n/, $session->query($granted);
 is(join("\n", grep { !$kept{$_} } sort keys %granted), '', 'what was granted stays granted');
 is(join("\n", grep { !$granted{$_} } sort keys %kept), join("\n",
 		'f|tasker.event_payload_keys()|EXECUTE|f', 'f|tasker.event_payload_schema(text)|EXECUTE|f', 'f|tasker.executor_measures()|EXECUTE|f',
-		'f|tasker.latency_buckets()|EXECUTE|t', 'f|tasker.orchestrator_measures()|EXECUTE|t', 'f|tasker.position_read_by_consumers()|EXECUTE|f',
+		'f|tasker.latency_buckets()|EXECUTE|t', 'f|tasker.orchestrator_measures()|EXECUTE|t', 'f|tasker.position_read_by_consumers()|EXECUTE|f', 'f|tasker.steps_in_flight()|EXECUTE|f',
 		'r|tasker.event_consumers|SELECT|f', 'r|tasker.home|SELECT|t', 'r|tasker.step_waits|SELECT|t'), 'and what is new beneath it, nothing more');
 is(reads('observer', @views), '', 'who may read everything reads every view still');
 is(reads('dashboard', 'task_summaries'), 'task_summaries', 'a view alone is not enough any more');
