@@ -148,7 +148,8 @@ $$;
 SQL
 
 my $diamond = 'a; b<-a; c<-a; d<-b,c';
-$session->query(Tasker::template_sql('single', 'a', { handler_class => 'H' }));
+# Hundreds of its steps fail: were they due again while something else is measured, that would pay for them.
+$session->query(Tasker::template_sql('single', 'a', { handler_class => 'H', backoff_base_seconds => 86400, backoff_cap_seconds => 86400 }));
 $session->query(Tasker::template_sql('timed', 'a', { handler_class => 'T', timeout_seconds => 60 }));
 $session->query(Tasker::template_sql('fresh', 'a', { handler_class => 'N' }));
 $session->query(Tasker::template_sql('failing', 'a', { handler_class => 'F' }));
@@ -229,7 +230,7 @@ my @known = (
 	[ qr/analyzed/, qr/^transitions of the steps/, 'the planner believes that one step in two hundred is of the task' ],
 	[ qr/vacuumed/, qr/^(?:fail_steps|step_dag_relationships|task_document|parents|children|edges|transitions of the steps)/,
 		'tables that look empty are joined in any order, without keys' ],
-	[ qr/statistics/, qr/^orchestrate\(\) of a (?:cancelled|failed) step/,
+	[ qr/statistics/, qr/^orchestrate\(\) of a cancelled step/,
 		'tasks are locked by their key, and of two indexes that look empty the planner may take tasks_of_named_task' ],
 );
 
