@@ -5,7 +5,7 @@
 # transitions and not its idea of readiness. The laws read the rows, the logs,
 # the commit times that the server keeps, and what the actors have written down
 # (workload.sql). Each is a query that gives a row for every violation, and
-# comes with a statement that violates it.
+# comes with a statement that violates it, whatever the dice have left there.
 package Laws;
 
 use strict;
@@ -38,6 +38,8 @@ SQL
 
 my $victim = 'SELECT workflow_step_id FROM tasker.workflow_steps';
 my $done = "$victim WHERE state = 'complete'";
+my $not_operated = 'SELECT min(t.task_id) FROM tasker.tasks t JOIN torture.promised p USING (task_id)
+	WHERE NOT EXISTS (SELECT FROM torture.operated o WHERE o.task_id = t.task_id) AND EXISTS (SELECT FROM torture.shape_step d WHERE d.name = p.name AND NOT d.skippable)';
 
 # Takes a step out of the reach of one law only, where the violation moves it by hand.
 sub move_step
@@ -59,10 +61,7 @@ our @laws = (
 			AND (SELECT count(*) FROM torture.business b WHERE b.task_id = p.task_id)
 				< (SELECT count(*) FROM torture.shape_step d WHERE d.name = p.name AND NOT d.skippable)
 				- (SELECT count(*) FROM torture.operated o WHERE o.task_id = p.task_id AND o.what = 'resolve_step')),
-	q(DELETE FROM tasker.tasks WHERE task_id = (SELECT t.task_id FROM tasker.tasks t JOIN torture.promised p USING (task_id)
-		WHERE NOT EXISTS (SELECT FROM torture.operated o WHERE o.task_id = t.task_id)
-			AND (SELECT count(*) FROM torture.business b WHERE b.task_id = t.task_id)
-				< (SELECT count(*) FROM torture.shape_step d WHERE d.name = p.name AND NOT d.skippable) LIMIT 1)),
+	"DELETE FROM torture.business WHERE task_id = ($not_operated); DELETE FROM tasker.tasks WHERE task_id = ($not_operated)",
 
 	'nothing exists that was not promised' => q(
 		SELECT task_id FROM tasker.tasks t WHERE NOT EXISTS (SELECT FROM torture.promised p WHERE p.task_id = t.task_id)),
@@ -162,8 +161,9 @@ our @laws = (
 		JOIN step b ON b.task_id = a.task_id AND b.workflow_step_id <> a.workflow_step_id
 		JOIN step_log other ON other.workflow_step_id = b.workflow_step_id AND other.to_state = 'in_progress'
 		WHERE other.committed_at > began.committed_at AND (ended.xact_id IS NULL OR (other.committed_at < ended.committed_at AND other.xact_id <> ended.xact_id))),
-	q(UPDATE tasker.workflow_step_transition_log l SET xact_id = (SELECT max(xact_id) FROM tasker.workflow_step_transition_log)
-		WHERE (l.workflow_step_id, l.sort_key) = (SELECT c.workflow_step_id, c.sort_key + 10 FROM step_log c JOIN step s USING (workflow_step_id) JOIN torture.shape d ON d.name = s.name AND NOT d.concurrent
+	q(UPDATE torture.shape SET concurrent = false;
+		UPDATE tasker.workflow_step_transition_log l SET xact_id = (SELECT max(xact_id) FROM tasker.workflow_step_transition_log)
+		WHERE (l.workflow_step_id, l.sort_key) = (SELECT c.workflow_step_id, c.sort_key + 10 FROM step_log c JOIN step s USING (workflow_step_id)
 			WHERE c.to_state = 'in_progress' AND EXISTS (SELECT FROM step_log o JOIN step x USING (workflow_step_id)
 				WHERE x.task_id = s.task_id AND x.workflow_step_id <> s.workflow_step_id AND o.to_state = 'in_progress' AND o.committed_at > c.committed_at)
 			ORDER BY c.xact_id LIMIT 1)),
@@ -188,14 +188,15 @@ our @laws = (
 
 	'nothing of a task in error could have run' => q(
 		SELECT t.task_id, a.workflow_step_id FROM tasker.tasks t JOIN alive a USING (task_id) WHERE t.state = 'error'),
-	"UPDATE tasker.workflow_steps SET state = 'in_progress', attempts = greatest(attempts, 1) WHERE workflow_step_id = ($victim JOIN tasker.tasks t USING (task_id) WHERE t.state = 'error' LIMIT 1)",
+	"UPDATE tasker.workflow_steps SET state = 'in_progress' WHERE workflow_step_id = ($done ORDER BY 1 LIMIT 1);
+		UPDATE tasker.tasks SET state = 'error' WHERE task_id = (SELECT task_id FROM tasker.workflow_steps WHERE state = 'in_progress' ORDER BY workflow_step_id LIMIT 1)",
 
 	'no open task waits for nothing' => q(
 		SELECT t.task_id, t.state FROM tasker.tasks t WHERE t.state IN ('pending', 'in_progress') AND NOT EXISTS (SELECT FROM alive a WHERE a.task_id = t.task_id)),
 	q(UPDATE tasker.tasks SET state = 'in_progress' WHERE task_id = (SELECT task_id FROM tasker.tasks WHERE state = 'complete' LIMIT 1)),
 
 	'no step is in progress when nobody is there' => q(
-		SELECT workflow_step_id FROM step WHERE state = 'in_progress' AND task_state IN ('complete', 'error', 'cancelled')),
+		SELECT workflow_step_id FROM step WHERE state = 'in_progress' AND task_state NOT IN ('pending', 'in_progress')),
 	"UPDATE tasker.workflow_steps SET state = 'in_progress' WHERE workflow_step_id = ($done LIMIT 1)",
 
 	'a claim names an executor that was registered' => q(
@@ -205,15 +206,15 @@ our @laws = (
 
 	'a client was told of no completion that is not there' => q(
 		SELECT a.id, a.claim FROM torture.acknowledged a WHERE a.what = 'c' AND NOT EXISTS (SELECT FROM torture.business b WHERE b.step_id = a.id::bigint AND b.claim = a.claim)),
-	q(DELETE FROM torture.business b USING torture.acknowledged a WHERE a.what = 'c' AND b.step_id = a.id::bigint),
+	q(INSERT INTO torture.acknowledged VALUES ('c', '1000000000', 10)),
 
 	'a client was told of no task that is not there' => q(
 		SELECT a.id FROM torture.acknowledged a WHERE a.what = 't' AND NOT EXISTS (SELECT FROM torture.promised p WHERE p.task_id = a.id::bigint)),
-	q(DELETE FROM torture.promised),
+	q(INSERT INTO torture.acknowledged VALUES ('t', '1000000000')),
 
 	'an operator was told of nothing that is not there' => q(
 		SELECT a.id FROM torture.acknowledged a WHERE a.what = 'o' AND NOT EXISTS (SELECT FROM torture.operated o WHERE o.task_id = a.id::bigint)),
-	q(DELETE FROM torture.operated),
+	q(INSERT INTO torture.acknowledged VALUES ('o', '1000000000')),
 
 	'what an operator did to a task stands in its log' => q(
 		SELECT o.task_id, o.what FROM torture.operated o JOIN tasker.tasks t USING (task_id)
@@ -223,7 +224,7 @@ our @laws = (
 
 	'no client was told of a prepared commit that is not there' => q(
 		SELECT a.id FROM torture.acknowledged a WHERE a.what = 'p' AND NOT EXISTS (SELECT FROM torture.prepared p WHERE p.gid = a.id)),
-	q(DELETE FROM torture.prepared));
+	q(INSERT INTO torture.acknowledged VALUES ('p', 'p1000000000')));
 
 # Runs statements in a session of their own and returns what they print.
 sub ask
