@@ -39,14 +39,27 @@ async function serverCpu(postmaster) {
 	return seconds;
 }
 
-// A function that tells the CPU seconds the server of a connection has used.
-export async function serverCpuClock(db) {
+async function postmasterOf(db) {
 	const { rows: [{ pid }] } = await db.query('SELECT pg_backend_pid() AS pid');
 	const postmaster = (await statOf(pid))?.parent;
 	if (!postmaster) {
 		throw new Error('the server is not on this machine: its CPU time cannot be measured');
 	}
+	return postmaster;
+}
+
+// A function that tells the CPU seconds the server of a connection has used.
+export async function serverCpuClock(db) {
+	const postmaster = await postmasterOf(db);
 	return () => serverCpu(postmaster);
+}
+
+// The processes that the server of a connection consists of now.
+export async function serverProcesses(db) {
+	const postmaster = await postmasterOf(db);
+	const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+	const stats = await Promise.all(pids.map(statOf));
+	return pids.filter((pid, i) => pid === postmaster || stats[i]?.parent === postmaster);
 }
 
 // CPU seconds of this process and of the children it has waited for.

@@ -45,7 +45,8 @@ function headline({ reads, unit }, line) {
 	case 'flat': return `${number(line.units / line.seconds)} ${unit}/s, nearly empty ${number(line.emptyUnits / line.emptySeconds)}`;
 	case 'commits': return `${number(line.alone.perSecond)} commits/s alone, ${number(line.withTask.perSecond)} with a task in each, ${number(line.besideStarts.perSecond)} beside ${number(line.besideStarts.startsPerSecond)} starts/s`;
 	case 'idle': return `p50 ${number(line.none.p50)} ms alone, ${number(line.listening.p50)} with ${line.n} listening${line.awaiting ? `, ${number(line.awaiting.p50)} awaiting` : ''}`;
-	case 'telemetry': return `${number(median(line.off.map(perSecond)))} ${unit}/s without, ${number(median(line.on.map(perSecond)))} with everything: ${percent(line.ratio)}`;
+	case 'telemetry': return [line, line.apart].filter(Boolean).map(({ off, on, ratio }) =>
+		`${number(median(off.map(perSecond)))} ${unit}/s without, ${number(median(on.map(perSecond)))} with everything: ${percent(ratio)}`).join('; apart: ');
 	case 'floor': return line.rates.map(({ clients, perSecond }) => `${clients}: ${number(perSecond)}`).join(', ');
 	default: return '';
 	}
@@ -151,15 +152,19 @@ const tables = {
 				number(medianOf(entry, (line) => line[`${key}CpuMicroseconds`]))]));
 	},
 	telemetry(workload, [entry]) {
-		const whats = { off: 'nobody looks on', on: 'a consumer, a subscription, a schedule and a scrape a second' };
-		const { typical } = entry;
-		const each = (key, of) => number(median(typical[key].map(of)));
-		return table(['', `${workload.unit}/s`, 'of that', 'orchestrator CPU µs a step', "executors' CPU µs", "observers' CPU µs, client included", 'the consumer is behind by s'],
-			Object.entries(whats).map(([key, what]) => [
-				what, spread({ values: typical[key].map(perSecond), value: median(typical[key].map(perSecond)) }), key === 'on' ? percent(typical.ratio) : '',
-				each(key, (run) => run.orchestratorMicroseconds), each(key, (run) => run.executorMicroseconds),
-				...key === 'on' ? [each(key, (run) => run.observerMicroseconds), each(key, (run) => run.behindSeconds)] : ['', ''],
-			]));
+		const whats = {
+			off: 'nobody looks on', on: 'everything: a consumer, a subscription, a schedule, a trigger, traces, a scrape a second',
+		};
+		const places = Object.entries({ 'on the same cores': entry.typical, 'on cores of their own': entry.typical.apart }).filter(([, runs]) => runs);
+		return table(['observers', '', `${workload.unit}/s`, 'of that', 'orchestrator CPU µs a step', "executors' CPU µs", "observers' CPU µs, client included", 'the consumer is behind by s'],
+			places.flatMap(([place, runs]) => Object.entries(whats).map(([key, what]) => {
+				const each = (of) => number(median(runs[key].map(of)));
+				return [
+					place, what, spread({ values: runs[key].map(perSecond), value: median(runs[key].map(perSecond)) }), key === 'on' ? percent(runs.ratio) : '',
+					each((run) => run.orchestratorMicroseconds), each((run) => run.executorMicroseconds),
+					...key === 'on' ? [each((run) => run.observerMicroseconds), each((run) => run.behindSeconds)] : ['', ''],
+				];
+			})));
 	},
 	floor(workload, [entry]) {
 		const clients = [...new Set(entry.typical.rates.map((rate) => rate.clients))];

@@ -1,22 +1,22 @@
 // Everything that may look on while tasker works, in a process of its own: a
 // consumer reads all events with their payloads, a session hears all of them
-// live, a schedule runs, and the metrics are scraped every second.
-// telemetry.js starts it with the connection string; a line on its input ends it.
+// live, a schedule and a trigger are there, and the metrics are scraped every
+// second. telemetry.js starts it with the connection string and, where it and its
+// sessions are to have some for themselves, cores; a line on its input ends it.
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { confine } from '../cores.js';
 import { connect } from '../server.js';
 
 const PAGE = 2000; // events of one call
 const PAUSE = 100; // milliseconds until the consumer looks again when it has read all
 const SCRAPE = 1000;
-// tasker.metrics is there since it is there; the others always.
-const VIEWS = ['stat_orchestrator', 'stat_latencies', 'stat_executors', 'stat_event_consumers', 'stat_templates', 'metrics'];
 
-const [url] = process.argv.slice(2);
+const [url, ...cores] = process.argv.slice(2);
 let stopping = false;
 
 // What a program does with a payload is its own affair: psql's \copy receives
@@ -63,22 +63,13 @@ class Consumer {
 	}
 }
 
-async function findViews(session) {
-	const { rows } = await session.query(`
-		SELECT relname AS view FROM pg_class WHERE relnamespace = 'tasker'::regnamespace AND relkind = 'v' AND relname = ANY ($1)`, [VIEWS]);
-	return rows.map(({ view }) => view);
-}
+// What is scraped, once.
+const scrapeOnce = (session) => session.query('SELECT * FROM tasker.metrics');
 
-async function scrapeOnce(session, views) {
-	for (const view of views) {
-		await session.query(`SELECT * FROM tasker.${view}`);
-	}
-}
-
-async function scrape(session, views) {
+async function scrape(session) {
 	let scrapes = 0;
 	for (let next = performance.now(); !stopping; next += SCRAPE) {
-		await scrapeOnce(session, views);
+		await scrapeOnce(session);
 		scrapes++;
 		while (!stopping && performance.now() < next + SCRAPE) {
 			await sleep(Math.min(20, SCRAPE));
@@ -102,14 +93,17 @@ await listener.query('LISTEN bench_live');
 await session.query("SELECT tasker.create_event_consumer('bench', '{*}')");
 await session.query("SELECT tasker.subscribe('{*}', 'bench_live')");
 await session.query("SELECT tasker.schedule_task('bench', '* * * * *', $1)", [JSON.stringify({ name: 'single' })]);
+await session.query("SELECT tasker.start_task_on_event('bench', 'task.failed', $1)", [JSON.stringify({ name: 'single' })]);
 // What a session does the first time, connecting and planning, is not what is measured.
 await consumer.start();
-const views = await findViews(session);
-await scrapeOnce(session, views);
+await scrapeOnce(session);
 const processes = { readerCpu: consumer.pid, scraperCpu: session.processID, listenerCpu: listener.processID, psqlCpu: consumer.clientPid, ownCpu: process.pid };
+if (cores.length > 0 && !confine(Object.values(processes), cores)) {
+	throw new Error(`the observers cannot be kept to the cores ${cores}`);
+}
 const readCpu = () => Object.fromEntries(Object.entries(processes).map(([name, pid]) => [name, cpuOf(pid)]));
 const before = readCpu();
-const done = Promise.all([consumer.consume(), scrape(session, views)]);
+const done = Promise.all([consumer.consume(), scrape(session)]);
 console.log('ready');
 await once(process.stdin, 'data');
 stopping = true;
@@ -117,7 +111,7 @@ const begin = performance.now();
 const [events, scrapes] = await done;
 const behindSeconds = (performance.now() - begin) / 1000;
 const after = readCpu();
-await session.query("SELECT tasker.unschedule_task('bench'), tasker.unsubscribe('bench_live'), tasker.drop_event_consumer('bench')");
+await session.query("SELECT tasker.unschedule_task('bench'), tasker.drop_task_trigger('bench'), tasker.unsubscribe('bench_live'), tasker.drop_event_consumer('bench')");
 consumer.end();
 console.log(JSON.stringify({
 	events, heard, scrapes, behindSeconds, ...Object.fromEntries(Object.entries(after).map(([name, seconds]) => [name, seconds - before[name]])),
