@@ -25,6 +25,7 @@ read when they arrive: at most once.
 * What followed from an event comes after it: the transitions of a task or step in the order of its log, a step after those
   it depends on, the end of a task after the ends of its steps.
 * In a pattern `*` stands for any characters. `create_event_consumer` for one that exists changes its patterns only.
+  A log that no pattern can have events of is not read: who wants tasks only does not pay for the steps.
 * A consumer reads for itself: a slow one holds up nobody. Two sessions that read for the same consumer take turns; to read
   side by side use two consumers with different patterns.
 * One who is far behind reads in steps of some ten thousand rows, not all at once. A session keeps the order of those that it has

@@ -95,6 +95,28 @@ SELECT count(*) = count(DISTINCT event_key) AND bool_and(h.payload IS NOT DISTIN
 FROM history h FULL JOIN pg_temp.read_all('marked', 7) m USING (event_key);
 DELETE FROM tasker.log_marks;
 
+-- ---------- patterns ----------
+
+-- Whoever wants some gets those of the whole, in its order, whichever logs have to be read for them.
+CREATE FUNCTION pg_temp.differences(patterns text[]) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+	differences bigint;
+BEGIN
+	PERFORM tasker.create_event_consumer('choosy', patterns, true);
+	WITH given AS MATERIALIZED (SELECT event_key, row_number() OVER () AS n FROM pg_temp.read_all('choosy', 7)),
+	wanted AS (
+		SELECT w.event_key, row_number() OVER (ORDER BY w.n) AS n
+		FROM (SELECT h.event_key, h.name, row_number() OVER () AS n FROM history h) w
+		WHERE w.name LIKE ANY (SELECT replace(p, '*', '%') FROM unnest(patterns) p))
+	SELECT count(*) INTO differences
+	FROM given FULL JOIN wanted USING (event_key, n) WHERE given.event_key IS NULL OR wanted.event_key IS NULL;
+	PERFORM tasker.drop_event_consumer('choosy');
+	RETURN differences;
+END
+$$;
+SELECT patterns, pg_temp.differences(patterns::text[])
+FROM unnest('{"{*}","{task.*}","{task.completed}","{step.*}","{step.failed}","{*.failed}","{order.*}","{task.completed,order.*}","{nothing.of.this}"}'::text[]) patterns;
+
 -- ---------- payloads ----------
 
 -- Each event that was fired is as the catalogue says.

@@ -233,6 +233,7 @@ typedef struct Reader
 	bool		at_begin;		/* of the window: there is no cursor */
 	int			n_patterns;
 	Datum	   *patterns;		/* for LIKE */
+	bool		kinds[EVENT_KINDS]; /* of the events that can match them */
 	int			n_known;
 	struct
 	{
@@ -241,29 +242,25 @@ typedef struct Reader
 	}			known[MAX_KNOWN_NAMES];	/* names of events that were compared with the patterns */
 } Reader;
 
-/* The patterns of a consumer as LIKE wants them. */
-static void
-ReadPatterns(Reader *reader, ArrayType *patterns)
+/* A pattern as LIKE wants it. */
+static Datum
+LikePattern(Datum pattern)
 {
-	deconstruct_array(patterns, TEXTOID, -1, false, TYPALIGN_INT, &reader->patterns, NULL, &reader->n_patterns);
-	for (int i = 0; i < reader->n_patterns; i++)
-	{
-		StringInfoData like;
+	StringInfoData like;
 
-		initStringInfo(&like);
-		for (const char *c = TextDatumGetCString(reader->patterns[i]); *c; c++)
+	initStringInfo(&like);
+	for (const char *c = TextDatumGetCString(pattern); *c; c++)
+	{
+		if (*c == '*')
+			appendStringInfoChar(&like, '%');
+		else
 		{
-			if (*c == '*')
-				appendStringInfoChar(&like, '%');
-			else
-			{
-				if (*c == '%' || *c == '_' || *c == '\\')
-					appendStringInfoChar(&like, '\\');
-				appendStringInfoChar(&like, *c);
-			}
+			if (*c == '%' || *c == '_' || *c == '\\')
+				appendStringInfoChar(&like, '\\');
+			appendStringInfoChar(&like, *c);
 		}
-		reader->patterns[i] = CStringGetTextDatum(like.data);
 	}
+	return CStringGetTextDatum(like.data);
 }
 
 static bool
@@ -277,6 +274,24 @@ MatchesAny(const Reader *reader, const char *name)
 			return true;
 	}
 	return false;
+}
+
+/* Takes the patterns of a consumer.  A log whose events all of them exclude is not read at all. */
+static void
+ReadPatterns(Reader *reader, ArrayType *patterns)
+{
+	deconstruct_array(patterns, TEXTOID, -1, false, TYPALIGN_INT, &reader->patterns, NULL, &reader->n_patterns);
+	for (int i = 0; i < reader->n_patterns; i++)
+		reader->patterns[i] = LikePattern(reader->patterns[i]);
+	memset(reader->kinds, false, sizeof(reader->kinds));
+	reader->kinds[EVENT_CUSTOM] = true;
+	for (int i = 0; i < LegalTransitionCount; i++)
+	{
+		const LegalTransition *transition = &LegalTransitions[i];
+		bool	   *wanted = &reader->kinds[transition->owner == OWNER_TASK ? EVENT_OF_TASK : EVENT_OF_STEP];
+
+		*wanted = *wanted || MatchesAny(reader, transition->event);
+	}
 }
 
 /* Whether a consumer wants an event.  The names of transitions are few and always the same strings. */
@@ -385,7 +400,7 @@ PlaceInWindow(const Reader *reader, const EventWindow *window)
 static int
 ReadPage(Reader *reader, const LoggedEvent **page, int max)
 {
-	const EventWindow *window = ReadEventWindow(reader->position, reader->window_end);
+	const EventWindow *window = ReadEventWindow(reader->position, reader->window_end, reader->kinds);
 	int			n = 0;
 
 	for (int i = PlaceInWindow(reader, window); i < window->n && n < max; i++)

@@ -33,8 +33,20 @@ static struct
 	MemoryContext context;		/* NULL: there is none */
 	char	   *begin;
 	char	   *end;
+	bool		kinds[EVENT_KINDS];
 	EventWindow window;
 }			kept;
+
+/* Where the events of each kind are. */
+static const struct
+{
+	const TableShape *table;
+	int			xact_column;
+}			sources[EVENT_KINDS] = {
+	[EVENT_OF_TASK] = {&TASK_LOG, LOG_XACT},
+	[EVENT_OF_STEP] = {&STEP_LOG, LOG_XACT},
+	[EVENT_CUSTOM] = {&PUBLISHED_EVENTS, PUBLISHED_XACT}
+};
 
 typedef struct WindowReader
 {
@@ -219,10 +231,11 @@ ReadYoungerRows(WindowReader *reader, Lookup *by_transaction, const Table *table
 }
 
 static void
-ReadRowsOf(WindowReader *reader, const TableShape *shape, int xact_column, EventKind kind, const char *begin)
+ReadRowsOf(WindowReader *reader, EventKind kind, const char *begin)
 {
+	int			xact_column = sources[kind].xact_column;
 	int			n_parts;
-	Table	  **parts = TableParts(OpenTable(shape), &n_parts);
+	Table	  **parts = TableParts(OpenTable(sources[kind].table), &n_parts);
 
 	reader->kind = kind;
 	reader->role = NULL;
@@ -323,12 +336,13 @@ ForgetEventWindow(void)
 
 /* Keeps a window beyond the statement, if it is not too large. */
 static const EventWindow *
-KeepWindow(MemoryContext context, const EventWindow *window, const char *begin, const char *end)
+KeepWindow(MemoryContext context, const EventWindow *window, const char *begin, const char *end, const bool kinds[EVENT_KINDS])
 {
 	if (window->n > MAX_KEPT_EVENTS)
 		return window;
 	kept.begin = MemoryContextStrdup(context, begin);
 	kept.end = MemoryContextStrdup(context, end);
+	memcpy(kept.kinds, kinds, sizeof(kept.kinds));
 	kept.window = *window;
 	MemoryContextSetParent(context, TopMemoryContext);
 	kept.context = context;
@@ -336,25 +350,28 @@ KeepWindow(MemoryContext context, const EventWindow *window, const char *begin, 
 }
 
 const EventWindow *
-ReadEventWindow(const char *begin, const char *end)
+ReadEventWindow(const char *begin, const char *end, const bool kinds[EVENT_KINDS])
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context;
 	EventWindow *window;
 	WindowReader reader = {.end = end};
 
-	if (kept.context != NULL && strcmp(kept.begin, begin) == 0 && strcmp(kept.end, end) == 0)
+	if (kept.context != NULL && strcmp(kept.begin, begin) == 0 && strcmp(kept.end, end) == 0 &&
+		memcmp(kept.kinds, kinds, sizeof(kept.kinds)) == 0)
 		return &kept.window;
 	ForgetEventWindow();
 	context = AllocSetContextCreate(caller, "tasker event window", ALLOCSET_DEFAULT_SIZES);
 	BeginAccess();
 	MemoryContextSwitchTo(context);
-	ReadRowsOf(&reader, &TASK_LOG, LOG_XACT, EVENT_OF_TASK, begin);
-	ReadRowsOf(&reader, &STEP_LOG, LOG_XACT, EVENT_OF_STEP, begin);
-	ReadRowsOf(&reader, &PUBLISHED_EVENTS, PUBLISHED_XACT, EVENT_CUSTOM, begin);
+	for (EventKind kind = 0; kind < EVENT_KINDS; kind++)
+	{
+		if (kinds[kind])
+			ReadRowsOf(&reader, kind, begin);
+	}
 	window = palloc(sizeof(EventWindow));
 	*window = PutInOrder(&reader);
 	MemoryContextSwitchTo(caller);
 	EndAccess();
-	return KeepWindow(context, window, begin, end);
+	return KeepWindow(context, window, begin, end, kinds);
 }

@@ -16,7 +16,8 @@ typedef enum EventKind
 {
 	EVENT_OF_TASK,
 	EVENT_OF_STEP,
-	EVENT_CUSTOM
+	EVENT_CUSTOM,
+	EVENT_KINDS
 } EventKind;
 
 typedef enum PublishedColumn
@@ -75,11 +76,12 @@ extern char *EventKey(const LoggedEvent *event);
 extern int	CompareEventTo(const LoggedEvent *event, TimestampTz at, int32 place, int64 id, int32 sort_key);
 
 /*
- * The events of the transactions that had not ended at one position and had at
- * another one.  Good until the next call, or until forgotten: who reads a
- * window page by page finds it again.  Needs an open query scope.
+ * The events of some kinds, of the transactions that had not ended at one
+ * position and had at another one.  Good until the next call, or until
+ * forgotten: who reads a window page by page finds it again.  Needs an open
+ * query scope.
  */
-extern const EventWindow *ReadEventWindow(const char *begin, const char *end);
+extern const EventWindow *ReadEventWindow(const char *begin, const char *end, const bool kinds[EVENT_KINDS]);
 
 /* The window is read. */
 extern void ForgetEventWindow(void);
