@@ -159,8 +159,14 @@ AdvanceTask(int64 task_id)
 		FollowFailed(&batch);
 		FollowCancelled(&batch);
 		FollowCandidates(&batch);
-		/* Without the orchestrator's lock no wait begins: an event could come in between. A batch sees to it. */
+		/*
+		 * Without the orchestrator's lock no wait begins, as an event could
+		 * come in between, and no timer is set: the orchestrator sets the
+		 * same one, and would wait for this transaction.  It reads of both
+		 * in the log.
+		 */
 		batch.begin_waits.n = 0;
+		batch.n_timers = 0;
 		MovePlannedTasks(&batch);
 		MovePlannedSteps(&batch);
 		transitions = batch.transitions;
