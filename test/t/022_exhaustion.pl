@@ -240,8 +240,8 @@ my @steps = $executor->expect(50);
 $session->query('SELECT tasker.pause()');
 diamonds($session, 2000, name => 'single');
 
-fill('data');
 $position = log_length($node);
+fill('data');
 my $created = 0;
 ok(Tasker::until_true(sub {
 		($out, $err) = $session->try(q(SELECT count(tasker.create_task('single', jsonb_build_object('filler', repeat(md5(i::text), 20)), 't')) FROM generate_series(1, 20) i));
