@@ -174,6 +174,45 @@ SELECT * FROM test.history(:task);
 RESET tasker.clock_offset;
 RESET tasker.direct_writes;
 
+-- ---------- a wait that was left is forgotten, whoever finds it out ----------
+
+-- A task with a step that waits.
+CREATE FUNCTION pg_temp.asleep(template text DEFAULT 'sleepy') RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+	task bigint := tasker.create_task(template, '{}', 'test');
+BEGIN
+	PERFORM pg_temp.go();
+	RETURN task;
+END
+$$;
+-- What is left of a task's waits, and what check() says of that.
+CREATE FUNCTION pg_temp.left_of(task bigint, OUT waits bigint, OUT problems bigint) LANGUAGE sql AS $$
+	SELECT (SELECT count(*) FROM tasker.step_waits w JOIN tasker.workflow_steps s USING (workflow_step_id) WHERE s.task_id = task),
+		(SELECT count(*) FROM tasker.check())
+$$;
+-- By who rebuilds, and does not read of it any more.
+SELECT pg_temp.asleep() AS task \gset
+SELECT tasker.cancel_task(:task);
+SELECT tasker.rebuild_accelerators();
+SELECT tasker.orchestrate() >= 0 AS done;
+SELECT * FROM pg_temp.left_of(:task);
+-- Failed by hand, and its task is over before anybody reads of that.
+SELECT pg_temp.asleep() AS task \gset
+SELECT tasker.fail_step(workflow_step_id, claim, 'not any more'), tasker.cancel_task(:task) FROM tasker.waiting_steps WHERE task_id = :task;
+SELECT tasker.orchestrate() >= 0 AS done;
+SELECT * FROM pg_temp.left_of(:task);
+-- Given back while it cannot begin anew.
+SELECT pg_temp.asleep() AS task \gset
+SELECT tasker.pause('test', 'sleepy');
+SELECT tasker.release_step(workflow_step_id, claim) FROM tasker.waiting_steps WHERE task_id = :task;
+SELECT tasker.orchestrate() >= 0 AS done;
+SELECT * FROM pg_temp.left_of(:task);
+SELECT tasker.resume('test', 'sleepy');
+SELECT pg_temp.go();
+SELECT * FROM pg_temp.left_of(:task);
+SELECT tasker.cancel_task(:task);
+SELECT tasker.orchestrate() >= 0 AS done;
+
 -- ---------- what is refused ----------
 
 SELECT pg_temp.sleeper('bad', '{}');

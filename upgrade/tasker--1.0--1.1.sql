@@ -2602,7 +2602,8 @@ BEGIN
 	UNION ALL
 	-- The row of a wait goes when the step does.
 	SELECT 'wait_of_step_that_does_not_wait', 'step', w.workflow_step_id,
-		coalesce(format('the step is %s at sort_key %s, the wait began at %s', s.state, s.sort_key, w.sort_key), 'the step does not exist')
+		CASE WHEN s.workflow_step_id IS NULL THEN 'the step does not exist'
+			ELSE format('the step is %s at sort_key %s, the wait began at %s', s.state, s.sort_key, w.sort_key) END
 	FROM tasker.step_waits w
 	LEFT JOIN tasker.workflow_steps s ON s.workflow_step_id = w.workflow_step_id
 	WHERE (s.state IS DISTINCT FROM 'in_progress' OR s.sort_key <> w.sort_key)

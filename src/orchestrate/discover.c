@@ -224,7 +224,6 @@ FollowFailedStep(Batch *batch, const TaskRow *task, const StepRow *step)
 		return;
 	}
 	PassTurn(o, task->named_task_id, task->task_id);
-	LeaveWait(batch, task->named_task_id, step->step_id);
 	if (step->has_retry)
 		batch->timers[batch->n_timers++] = (Timer)
 	{
@@ -254,8 +253,10 @@ FollowFailed(Batch *batch)
 	r = OpenReader();
 	for (int i = 0; i < n; i++)
 	{
-		if (FindStepRow(r.steps, r.step_by_id, step_ids[i], &step) && step.state == STATE_ERROR &&
-			ReadTaskOf(&r, &step) && (r.task.state == STATE_PENDING || r.task.state == STATE_IN_PROGRESS))
+		if (!FindStepRow(r.steps, r.step_by_id, step_ids[i], &step) || step.state != STATE_ERROR || !ReadTaskOf(&r, &step))
+			continue;
+		LeaveWait(batch, r.task.named_task_id, step.step_id);
+		if (r.task.state == STATE_PENDING || r.task.state == STATE_IN_PROGRESS)
 			FollowFailedStep(batch, &r.task, &step);
 	}
 	CloseReader(&r);
@@ -373,6 +374,9 @@ FollowCandidate(Batch *batch, Reader *r, const StepRow *step)
 	}
 	else if (task->state == STATE_PENDING || task->state == STATE_IN_PROGRESS || task->state == STATE_ERROR)
 	{
+		/* One that was given back may not begin anew at once. */
+		if (policy->waits && TemplateOf(r, step)->waits)
+			LeaveWait(batch, task->named_task_id, step->step_id);
 		/* A task in error comes back to life before its step is given out, paused or not. */
 		if (task->state == STATE_ERROR)
 			AddWork(o, WORK_FINALS, task->task_id);

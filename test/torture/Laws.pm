@@ -37,9 +37,11 @@ CREATE TEMP VIEW alive AS
 SQL
 
 my $victim = 'SELECT workflow_step_id FROM tasker.workflow_steps';
-my $done = "$victim WHERE state = 'complete'";
+# One that somebody has run, not one that has waited.
+my $done = "$victim WHERE state = 'complete' AND workflow_step_id IN (SELECT step_id FROM torture.business)";
+my $waiting = 'SELECT s.workflow_step_id FROM step s JOIN torture.shape_step d USING (name, step) WHERE d.waits';
 my $not_operated = 'SELECT min(t.task_id) FROM tasker.tasks t JOIN torture.promised p USING (task_id)
-	WHERE NOT EXISTS (SELECT FROM torture.operated o WHERE o.task_id = t.task_id) AND EXISTS (SELECT FROM torture.shape_step d WHERE d.name = p.name AND NOT d.skippable)';
+	WHERE NOT EXISTS (SELECT FROM torture.operated o WHERE o.task_id = t.task_id) AND EXISTS (SELECT FROM torture.shape_step d WHERE d.name = p.name AND NOT d.skippable AND NOT d.waits)';
 
 # Takes a step out of the reach of one law only, where the violation moves it by hand.
 sub move_step
@@ -59,7 +61,7 @@ our @laws = (
 		WHERE NOT EXISTS (SELECT FROM task WHERE task.task_id = p.task_id AND task.name = p.name)
 			AND NOT EXISTS (SELECT FROM torture.operated o WHERE o.task_id = p.task_id AND o.what IN ('cancel_task', 'resolve_task', 'cancel_step'))
 			AND (SELECT count(*) FROM torture.business b WHERE b.task_id = p.task_id)
-				< (SELECT count(*) FROM torture.shape_step d WHERE d.name = p.name AND NOT d.skippable)
+				< (SELECT count(*) FROM torture.shape_step d WHERE d.name = p.name AND NOT d.skippable AND NOT d.waits)
 				- (SELECT count(*) FROM torture.operated o WHERE o.task_id = p.task_id AND o.what = 'resolve_step')),
 	"DELETE FROM torture.business WHERE task_id = ($not_operated); DELETE FROM tasker.tasks WHERE task_id = ($not_operated)",
 
@@ -82,9 +84,12 @@ our @laws = (
 	"INSERT INTO tasker.workflow_step_transition_log (workflow_step_id, sort_key, from_state, to_state, created_at, role)
 		SELECT workflow_step_id, sort_key + 20, 'in_progress', 'complete', now(), 'x' FROM tasker.workflow_steps WHERE workflow_step_id = ($done LIMIT 1)",
 
-	'for every completion the row of its business is there' => q(
+	# Of one that was removed with its task the log tells no more than that no executor had it, as none has a wait.
+	'for every completion the row of its business is there, unless it was a wait' => "
 		SELECT l.workflow_step_id, l.sort_key FROM tasker.workflow_step_transition_log l
-		WHERE l.to_state = 'complete' AND NOT EXISTS (SELECT FROM torture.business b WHERE b.step_id = l.workflow_step_id AND b.claim + 10 = l.sort_key)),
+		WHERE l.to_state = 'complete' AND NOT EXISTS (SELECT FROM torture.business b WHERE b.step_id = l.workflow_step_id AND b.claim + 10 = l.sort_key)
+			AND l.workflow_step_id NOT IN ($waiting)
+			AND (l.executor_id IS NOT NULL OR EXISTS (SELECT FROM tasker.workflow_steps s WHERE s.workflow_step_id = l.workflow_step_id))",
 	"DELETE FROM torture.business WHERE step_id = ($done LIMIT 1)",
 
 	'for every row of the business the completion is there' => q(
@@ -93,6 +98,17 @@ our @laws = (
 			AND NOT EXISTS (SELECT FROM tasker.workflow_step_transition_log l
 				WHERE l.workflow_step_id = b.step_id AND l.sort_key = b.claim + 10 AND l.to_state = 'complete')),
 	"DELETE FROM tasker.workflow_step_transition_log WHERE to_state = 'complete' AND workflow_step_id = ($done LIMIT 1)",
+
+	'nobody has run a step that waits' => "SELECT step_id FROM torture.business WHERE step_id IN ($waiting)",
+	"INSERT INTO torture.business SELECT workflow_step_id, 10, 0 FROM ($waiting LIMIT 1) w",
+
+	'no step was told of an event that was never published' => "
+		SELECT s.workflow_step_id, s.results ->> 'event_key' FROM tasker.workflow_steps s
+		WHERE s.workflow_step_id IN ($waiting) AND s.results ->> 'event_key' NOT IN (SELECT 'event:' || event_id FROM torture.published)",
+	"UPDATE tasker.workflow_steps SET results = '{\"event_key\": \"event:1000000000\"}' WHERE workflow_step_id = ($waiting LIMIT 1)",
+
+	'no wait is left when nobody waits' => 'SELECT workflow_step_id FROM tasker.step_waits',
+	'INSERT INTO tasker.step_waits (workflow_step_id, sort_key, since, until) SELECT max(workflow_step_id), 10, now(), now() FROM tasker.workflow_steps',
 
 	'no row of the business is there twice' => 'SELECT step_id FROM torture.business GROUP BY 1 HAVING count(*) > 1',
 	'INSERT INTO torture.business SELECT * FROM torture.business LIMIT 1',

@@ -67,11 +67,28 @@ sub random_parents
 	return grep { !dice(3) } (0 .. $p - 1);
 }
 
+# What a step of an executor, or of a synchronous task, has in its template.
+sub random_work
+{
+	my ($synchronous, $limit) = @_;
+
+	return (handler_class => $synchronous ? 'torture.handle' : ('A', 'B')[ dice(2) ], default_retry_limit => $limit, priority => dice(5) - 2,
+		dice(6) ? () : (timeout_seconds => 1 + dice(3)), dice(10) ? () : (default_retryable => JSON::PP::false));
+}
+
+# A wait, for a time or for an event; one in four fails if none comes.
+sub random_wait
+{
+	return (sleep => { for => 100 * (1 + dice(10)) . ' ms' }) if dice(3) == 0;
+	return (await_event => { name => 'torture.ping', timeout_seconds => 1 + dice(3),
+		dice(4) ? (default => { none => 'came' }) : (), dice(2) ? (match => { n => { value => dice(4) } }) : (), dice(3) ? () : (own_task => JSON::PP::true) });
+}
+
 sub register_shapes
 {
 	my ($self, $n) = @_;
 	my $json = JSON::PP->new->canonical;
-	my $sql = '';
+	my $sql = "SELECT tasker.register_event('torture.ping');\n";
 
 	for my $i (1 .. $n)
 	{
@@ -82,16 +99,14 @@ sub register_shapes
 		for my $p (0 .. $size - 1)
 		{
 			my @parents = map { "s$_" } random_parents($shape, $p, $size, $width);
+			my $waits = !$synchronous && !dice(8);
 			my $limit = dice(3) ? 2 + dice(4) : dice(2);
-			my %step = (name => "s$p", handler_class => $synchronous ? 'torture.handle' : ('A', 'B')[ dice(2) ],
-				default_retry_limit => $limit, skippable => dice(5) ? JSON::PP::false : JSON::PP::true, priority => dice(5) - 2);
+			my %step = (name => "s$p", skippable => dice(5) ? JSON::PP::false : JSON::PP::true, $waits ? random_wait() : random_work($synchronous, $limit));
 
 			$step{depends_on_steps} = \@parents if @parents;
-			$step{timeout_seconds} = 1 + dice(3) unless dice(6);
-			$step{default_retryable} = JSON::PP::false unless dice(10);
 			push @steps, \%step;
-			$sql .= sprintf("INSERT INTO torture.shape_step VALUES ('r%d', 's%d', %s, %d);\n", $i, $p, $step{skippable} ? 'true' : 'false',
-				exists $step{default_retryable} || $limit < 1 ? 1 : $limit);
+			$sql .= sprintf("INSERT INTO torture.shape_step VALUES ('r%d', 's%d', %s, %d, %s);\n", $i, $p, $step{skippable} ? 'true' : 'false',
+				$waits || exists $step{default_retryable} || $limit < 1 ? 1 : $limit, $waits ? 'true' : 'false');
 			$sql .= "INSERT INTO torture.shape_edge VALUES ('r$i', '$_', 's$p');\n" foreach @parents;
 		}
 		my %template = (name => "r$i", namespace_name => 't', version => '1.0.0', step_templates => \@steps,
@@ -161,6 +176,7 @@ sub begin
 	}
 	$self->start_actor('coordinator', 'SELECT 1', 'SELECT torture.coordinate();');
 	$self->start_actor('creator', 'SELECT 1', 'SELECT torture.create_some();');
+	$self->start_actor('publisher', 'SELECT 1', 'SELECT torture.publish();');
 	$self->start_actor('operator', 'SELECT torture.resume()', ('SELECT torture.operate();') x 5, 'SELECT torture.govern() \gexec', 'SELECT pg_sleep(0.05);', 'SELECT torture.resume();');
 	$self->start_actor('preparer', "SELECT torture.begin_executor('prepared_leased')", $settle, 'SELECT torture.take();',
 		q(SELECT 'p' || nextval('torture.gid') AS gid, torture.dice(3) = 0 AS creates, torture.dice(3) > 0 AS commits \gset), 'BEGIN;',
@@ -338,7 +354,7 @@ sub drain
 	my ($left, $before) = (-1);
 
 	$self->set('tasker.retention', 0);
-	$self->end_actors(grep { exists $self->{actors}{$_} } qw(creator operator preparer housekeeper holder));
+	$self->end_actors(grep { exists $self->{actors}{$_} } qw(creator publisher operator preparer housekeeper holder));
 	$node->safe_psql('app', $_) foreach split /\n/, $node->safe_psql('app', q(SELECT torture.settle('0')));
 	$node->safe_psql('app', 'SELECT torture.resume()');
 	# As long as some end, the rest is waited for.
@@ -378,8 +394,10 @@ sub summary
 	my $list = sub { my ($n) = @_; return join(', ', map { "$_ $n->{$_}" } sort { $n->{$b} <=> $n->{$a} || $a cmp $b } keys %$n); };
 
 	return sprintf("seed %d\n%d kills: %s\ntroubles: %s\n%s", $self->{seed}, $self->kills, $list->($self->{kills}), $list->($self->{troubles}), $self->ask(q(
-		SELECT format(E'%s tasks promised, %s steps completed, %s outcomes acknowledged and noted, %s prepared transactions committed\nleft of them: %s\nfailures left in the log: %s',
+		SELECT format(E'%s tasks promised, %s steps completed, %s outcomes acknowledged and noted, %s prepared transactions committed\nwaits that ended: %s by an event, %s by time\nleft of them: %s\nfailures left in the log: %s',
 			(SELECT count(*) FROM torture.promised), (SELECT count(*) FROM torture.business), (SELECT count(*) FROM torture.acknowledged), (SELECT count(*) FROM torture.prepared),
+			(SELECT count(*) FROM tasker.workflow_steps WHERE state = 'complete' AND results ? 'event_key'),
+			(SELECT count(*) FROM tasker.workflow_steps WHERE state = 'complete' AND results ?| ARRAY['slept_until', 'none']),
 			(SELECT string_agg(format('%s %s %s', n, what, state), ', ' ORDER BY what DESC, n DESC) FROM (
 				SELECT 'tasks' AS what, state, count(*) AS n FROM tasker.tasks GROUP BY 2 UNION ALL SELECT 'steps', state, count(*) FROM tasker.workflow_steps GROUP BY 2) c),
 			(SELECT string_agg(n || ' ' || class, ', ' ORDER BY n DESC) FROM (SELECT coalesce(metadata->>'error_class', 'reported') AS class, count(*) AS n

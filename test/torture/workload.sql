@@ -5,7 +5,8 @@
 CREATE SCHEMA torture;
 
 CREATE TABLE torture.shape (name text PRIMARY KEY, synchronous boolean NOT NULL, concurrent boolean NOT NULL);
-CREATE TABLE torture.shape_step (name text NOT NULL, step text NOT NULL, skippable boolean NOT NULL, attempts integer NOT NULL, PRIMARY KEY (name, step));
+-- Of those that wait: nobody runs them.
+CREATE TABLE torture.shape_step (name text NOT NULL, step text NOT NULL, skippable boolean NOT NULL, attempts integer NOT NULL, waits boolean NOT NULL, PRIMARY KEY (name, step));
 CREATE TABLE torture.shape_edge (name text NOT NULL, parent text NOT NULL, child text NOT NULL);
 
 -- What the creator was promised, in the transaction that promised it.
@@ -17,6 +18,8 @@ CREATE INDEX ON torture.business (task_id);
 -- What an operator has done, in the same transaction.
 CREATE TABLE torture.operated (task_id bigint NOT NULL, what text NOT NULL);
 CREATE INDEX ON torture.operated (task_id);
+-- What was published, in the transaction that did.
+CREATE TABLE torture.published (event_id bigint PRIMARY KEY);
 -- A prepared transaction leaves its name when it is committed.
 CREATE TABLE torture.prepared (gid text PRIMARY KEY);
 CREATE SEQUENCE torture.gid;
@@ -209,6 +212,19 @@ BEGIN
 		RETURN QUERY SELECT torture.promise(1 + torture.dice(6));
 	END IF;
 	IF torture.dice(20) = 0 THEN
+		RAISE EXCEPTION 'a rollback';
+	END IF;
+END
+$$;
+
+-- ---------- who publishes what steps wait for ----------
+
+CREATE FUNCTION torture.publish() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM pg_sleep(0.1 * random());
+	INSERT INTO torture.published SELECT tasker.publish_event('torture.ping', jsonb_build_object('n', torture.dice(4)), CASE WHEN torture.dice(2) = 0 THEN w.task_id END)
+	FROM (SELECT s.task_id FROM tasker.step_waits w JOIN tasker.workflow_steps s USING (workflow_step_id) LIMIT 50) w ORDER BY random() LIMIT 1 + torture.dice(3);
+	IF torture.dice(10) = 0 THEN
 		RAISE EXCEPTION 'a rollback';
 	END IF;
 END
