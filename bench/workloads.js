@@ -60,7 +60,7 @@ export const workloads = [
 	{
 		name: 'telemetry', method: 'telemetry', topic: 'Telemetry', reads: 'telemetry', unit: 'steps', runs: 1,
 		title: 'nobody looks on, and everything that may look on',
-		quick: { tasks: 4000, rounds: 3 }, full: { tasks: 10000, rounds: 5 },
+		quick: { tasks: 2000, rounds: 9 }, full: { tasks: 10000, rounds: 9 },
 	},
 	{
 		name: 'retries', method: 'retries', topic: 'Latency', reads: 'samples', unit: 'jobs',

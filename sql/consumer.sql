@@ -153,6 +153,24 @@ SELECT count(*) FROM tasker.read_events('all');
 SELECT tasker.drop_event_consumer('marked'), tasker.drop_event_consumer('marked');
 SELECT tasker.drop_event_consumer(name) FROM tasker.event_consumers;
 
+-- Who has found nothing goes on from there; not so who wants something else now, nor who began in the same place.
+SELECT tasker.create_event_consumer('choosy', '{nothing.*}'), tasker.create_event_consumer('twin', '{nothing.*,order.*}');
+SELECT tasker.publish_event('order.shipped', '{"carrier": "mule"}') > 0 AS published;
+SELECT count(*) FROM tasker.read_events('choosy');
+SELECT count(*) FROM tasker.read_events('choosy');
+SELECT count(*) FROM tasker.read_events('twin');
+SELECT tasker.publish_event('order.shipped', '{"carrier": "horse"}') > 0 AS published;
+SELECT tasker.create_event_consumer('choosy', '{order.*}');
+SELECT payload ->> 'carrier' AS carrier FROM tasker.read_events('choosy', 1);
+SELECT payload ->> 'carrier' AS carrier FROM tasker.read_events('choosy', 1);
+SELECT count(*) FROM tasker.read_events('choosy', 1);
+SELECT payload ->> 'carrier' AS carrier FROM tasker.read_events('twin');
+SELECT count(*) FROM tasker.read_events('twin');
+SELECT tasker.publish_event('order.shipped', '{"carrier": "camel"}') > 0 AS published;
+SELECT payload ->> 'carrier' AS carrier FROM tasker.read_events('choosy');
+SELECT payload ->> 'carrier' AS carrier FROM tasker.read_events('twin');
+SELECT tasker.drop_event_consumer('choosy'), tasker.drop_event_consumer('twin');
+
 -- ---------- subscriptions ----------
 
 SELECT tasker.subscribe('{task.*,order.*}', 'regress_tasker_events');

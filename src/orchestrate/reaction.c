@@ -128,6 +128,19 @@ ShowPatterns(ArrayType *patterns)
 	(void) RunQuery(&SHOW_PATTERNS, &shown, NULL);
 }
 
+/*
+ * Whether nothing is to be done: somebody reacts, but not to what has happened.
+ * Nothing is locked for that; who begins to react meanwhile is asked the next
+ * time, from where the row says that all is read.
+ */
+static bool
+MayRest(void)
+{
+	ArrayType  *patterns = WantedPatterns();
+
+	return patterns != NULL && !HasEvents(REACTOR, patterns);
+}
+
 /* Reads the next page, which is in a memory context given. */
 static ReactionReport
 ReadPage(int max, MemoryContext context, EventPage *page)
@@ -138,7 +151,7 @@ ReadPage(int max, MemoryContext context, EventPage *page)
 
 	OpenQueryScope(&scope);
 	TakeOver();
-	if (IsAdopted())
+	if (IsAdopted() && !MayRest())
 	{
 		patterns = LockAndFindPatterns();
 		report.wanted = patterns != NULL;

@@ -20,9 +20,10 @@
 #define EVENTS_AT_ONCE 5000
 
 /*
- * After it has told something the announcer rests, twice as long as it took and
- * up to that: under load many batches are told of in one transaction.
+ * After it has told something the announcer rests, so many times as long as it
+ * took and up to that: under load many batches are told of in one transaction.
  */
+#define REST_FACTOR 9
 #define LONGEST_REST_US 20000
 
 /* After an error, say a queue of notifications that is full. */
@@ -54,7 +55,7 @@ Announce(void)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	end = GetCurrentTimestamp();
-	announcer.rests_until = announced > 0 && announced < EVENTS_AT_ONCE ? end + Min(2 * (end - begin), LONGEST_REST_US) : 0;
+	announcer.rests_until = announced > 0 && announced < EVENTS_AT_ONCE ? end + Min(REST_FACTOR * (end - begin), LONGEST_REST_US) : 0;
 	return announced >= EVENTS_AT_ONCE;
 }
 

@@ -21,6 +21,14 @@
 /* Events of one transaction. */
 #define EVENTS_AT_ONCE 1000
 
+/*
+ * After it has looked and found nothing the reactor rests, so many times as
+ * long as that took and up to that: under load to look takes a twentieth of
+ * the orchestrator's time.
+ */
+#define REST_FACTOR 19
+#define LONGEST_REST_US 20000
+
 /* While another session orchestrates. */
 #define BUSY_PAUSE_MS 20
 
@@ -34,6 +42,7 @@ static struct
 	bool		wanted;			/* somebody reacts */
 	int			failures;		/* in a row */
 	TimestampTz not_before;		/* after an error */
+	TimestampTz rests_until;
 }			reactor;
 
 static void
@@ -47,6 +56,8 @@ static bool
 React(void)
 {
 	ReactionReport report = {0};
+	TimestampTz begin = GetCurrentTimestamp();
+	TimestampTz end;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -66,6 +77,8 @@ React(void)
 	FAULT_POINT("reactions-committed");
 	reactor.wanted = report.wanted;
 	reactor.failures = 0;
+	end = GetCurrentTimestamp();
+	reactor.rests_until = report.events > 0 ? 0 : end + Min(REST_FACTOR * (end - begin), LONGEST_REST_US);
 	return report.events >= EVENTS_AT_ONCE;
 }
 
@@ -117,6 +130,12 @@ KeepReacting(long wait)
 
 	if (reactor.generation == DefinitionsGeneration() && !reactor.wanted)
 		return wait;
+	now = GetCurrentTimestamp();
+	if (reactor.rests_until > now && reactor.rests_until - now <= LONGEST_REST_US)
+	{
+		pause = (reactor.rests_until - now + 999) / 1000;
+		return wait == -1 ? pause : Min(wait, pause);
+	}
 	if (reactor.not_before <= GetCurrentTimestamp() && TryReact())
 		return 0;
 	now = GetCurrentTimestamp();

@@ -29,6 +29,7 @@
 #include "run/event_payload.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
@@ -194,10 +195,17 @@ static KeptQuery IS_ADOPTED = {
 	.nargs = 1,.types = {INT8OID}
 };
 
+#define READ_CONSUMER_ROW \
+	"SELECT c.position::text, c.window_end::text, c.cursor_at, c.cursor_place, c.cursor_id, c.cursor_sort_key, c.patterns" \
+	"  FROM tasker.event_consumers c WHERE c.name = $1 AND (c.channel IS NOT NULL) = $2"
+
 static KeptQuery LOCK_CONSUMER = {
-	.sql =
-	"SELECT c.position::text, c.window_end::text, c.cursor_at, c.cursor_place, c.cursor_id, c.cursor_sort_key, c.patterns"
-	"  FROM tasker.event_consumers c WHERE c.name = $1 AND (c.channel IS NOT NULL) = $2 FOR NO KEY UPDATE",
+	.sql = READ_CONSUMER_ROW " FOR NO KEY UPDATE",
+	.nargs = 2,.types = {TEXTOID, BOOLOID}
+};
+
+static KeptQuery LOOK_AT_CONSUMER = {
+	.sql = READ_CONSUMER_ROW,
 	.nargs = 2,.types = {TEXTOID, BOOLOID}
 };
 
@@ -228,9 +236,12 @@ typedef struct Reader
 {
 	Datum		name;
 	char	   *position;
+	char	   *saved_position; /* as the row has it */
+	bool		was_in_window;	/* so the row says */
 	char	   *window_end;		/* NULL: between two windows */
 	Datum		cursor[4];		/* at, place, id, sort_key */
 	bool		at_begin;		/* of the window: there is no cursor */
+	ArrayType  *wanted;			/* patterns, as the consumer has them */
 	int			n_patterns;
 	Datum	   *patterns;		/* for LIKE */
 	bool		kinds[EVENT_KINDS]; /* of the events that can match them */
@@ -276,10 +287,71 @@ MatchesAny(const Reader *reader, const char *name)
 	return false;
 }
 
-/* Takes the patterns of a consumer.  A log whose events all of them exclude is not read at all. */
+/*
+ * How far this session has looked from the positions that rows have, and
+ * found nothing that was wanted: what is not worth to be written down is not
+ * looked through again and again either.
+ */
+#define MAX_REACHES 8
+
+typedef struct Reach
+{
+	MemoryContext context;		/* of the next ones; NULL: the place is free */
+	char	   *begin;
+	char	   *end;
+	ArrayType  *wanted;
+} Reach;
+
+static Reach reaches[MAX_REACHES];
+static int	oldest_reach = 0;
+
+static Reach *
+FindReach(const Reader *reader)
+{
+	for (int i = 0; i < MAX_REACHES; i++)
+	{
+		if (reaches[i].context != NULL && strcmp(reaches[i].begin, reader->saved_position) == 0 &&
+			datumIsEqual(PointerGetDatum(reaches[i].wanted), PointerGetDatum(reader->wanted), false, -1))
+			return &reaches[i];
+	}
+	return NULL;
+}
+
+static void
+RememberReach(const Reader *reader)
+{
+	Reach	   *reach = FindReach(reader);
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "tasker reach", ALLOCSET_SMALL_SIZES);
+
+	if (reach == NULL)
+	{
+		reach = &reaches[oldest_reach];
+		oldest_reach = (oldest_reach + 1) % MAX_REACHES;
+	}
+	if (reach->context != NULL)
+		MemoryContextDelete(reach->context);
+	*reach = (Reach)
+	{
+		.context = context,
+			.begin = MemoryContextStrdup(context, reader->saved_position),
+			.end = MemoryContextStrdup(context, reader->position),
+	};
+	reach->wanted = MemoryContextAlloc(context, VARSIZE(reader->wanted));
+	memcpy(reach->wanted, reader->wanted, VARSIZE(reader->wanted));
+}
+
+/*
+ * Takes the patterns of a consumer, and with them how far it was looked for
+ * them.  A log whose events all of them exclude is not read at all.
+ */
 static void
 ReadPatterns(Reader *reader, ArrayType *patterns)
 {
+	const Reach *reach;
+
+	reader->wanted = patterns;
+	reach = reader->was_in_window ? NULL : FindReach(reader);
+	reader->position = reach == NULL ? reader->saved_position : pstrdup(reach->end);
 	deconstruct_array(patterns, TEXTOID, -1, false, TYPALIGN_INT, &reader->patterns, NULL, &reader->n_patterns);
 	for (int i = 0; i < reader->n_patterns; i++)
 		reader->patterns[i] = LikePattern(reader->patterns[i]);
@@ -316,22 +388,30 @@ Wants(Reader *reader, const LoggedEvent *event)
 	return matches;
 }
 
-/* Locks the row of a consumer, or of the subscription of a channel, and reads it; false if there is none. */
+/* Reads the row of a consumer, or of the subscription of a channel; false if there is none. */
 static bool
-LockReader(const char *name, bool is_subscription, Reader *reader)
+ReadReader(KeptQuery *query, const char *name, bool is_subscription, Reader *reader)
 {
 	Datum		args[2] = {CStringGetTextDatum(name), BoolGetDatum(is_subscription)};
 
-	if (RunQuery(&LOCK_CONSUMER, args, NULL) == 0)
+	if (RunQuery(query, args, NULL) == 0)
 		return false;
 	*reader = (Reader)
 	{
-		.name = args[0],.position = RowText(0, 1),.window_end = RowText(0, 2)
+		.name = args[0],.saved_position = RowText(0, 1),.window_end = RowText(0, 2)
 	};
+	reader->was_in_window = reader->window_end != NULL;
 	for (int i = 0; i < 4; i++)
 		reader->cursor[i] = RowDatum(0, 3 + i, &reader->at_begin);
-	ReadPatterns(reader, DatumGetArrayTypeP(RowDatum(0, 7, NULL)));
+	ReadPatterns(reader, DatumGetArrayTypePCopy(RowDatum(0, 7, NULL)));
 	return true;
+}
+
+/* The same, and locks it. */
+static bool
+LockReader(const char *name, bool is_subscription, Reader *reader)
+{
+	return ReadReader(&LOCK_CONSUMER, name, is_subscription, reader);
 }
 
 bool
@@ -444,14 +524,10 @@ MoveCursor(Reader *reader, const LoggedEvent *event)
 	reader->at_begin = false;
 }
 
-/*
- * Reads on, max events at most, and writes down how far; returns how many
- * events there were.
- */
-static uint64
-ReadOn(Reader *reader, int max, TakePage take, void *target)
+/* Goes on, max events at most; returns how many there were. */
+static int
+GoOn(Reader *reader, int max, TakePage take, void *target)
 {
-	const char *begin = reader->position;
 	const LoggedEvent **page = palloc(sizeof(LoggedEvent *) * max);
 	int			events = 0;
 	bool		is_last = false;
@@ -467,15 +543,36 @@ ReadOn(Reader *reader, int max, TakePage take, void *target)
 		if (n > 0)
 		{
 			MoveCursor(reader, page[n - 1]);
-			take(page, n, target);
+			if (take != NULL)
+				take(page, n, target);
 		}
 		events += n;
 		if (events < max)
 			CloseWindow(reader);
 	}
-	/* Who finds nothing again and again shall not write again and again. */
-	if (events > 0 || PositionXmax(reader->position) - PositionXmax(begin) > LAZY_TRANSACTIONS)
+	return events;
+}
+
+/* Who finds nothing again and again shall not write again and again; but a window that is through is left. */
+static bool
+IsWorthSaving(const Reader *reader)
+{
+	return reader->was_in_window || PositionXmax(reader->position) - PositionXmax(reader->saved_position) > LAZY_TRANSACTIONS;
+}
+
+/*
+ * Reads on, max events at most, and writes down how far; returns how many
+ * events there were.
+ */
+static uint64
+ReadOn(Reader *reader, int max, TakePage take, void *target)
+{
+	int			events = GoOn(reader, max, take, target);
+
+	if (events > 0 || IsWorthSaving(reader))
 		SaveReader(reader, events);
+	else
+		RememberReach(reader);
 	return events;
 }
 
@@ -595,6 +692,20 @@ FinishPage(const PageBuilder *builder)
 			.step_ids = NullableArray(builder->step_ids, builder->no_step, builder->n, INT8OID),
 			.payloads = NullableArray(builder->payloads, NULL, builder->n, JSONBOID),
 	};
+}
+
+bool
+HasEvents(const char *consumer, ArrayType *patterns)
+{
+	Reader		reader;
+
+	if (!ReadReader(&LOOK_AT_CONSUMER, consumer, false, &reader))
+		return true;
+	ReadPatterns(&reader, patterns);
+	if (GoOn(&reader, 1, NULL, NULL) > 0 || IsWorthSaving(&reader))
+		return true;
+	RememberReach(&reader);
+	return false;
 }
 
 uint64
@@ -720,14 +831,16 @@ SendAnnouncement(Announcement *announcement)
 	resetStringInfo(&announcement->events);
 }
 
-/* Appends a number of a JSON object, or null. */
+/* Appends a number to a JSON object after a key, as it is to be there; or null. */
 static void
 AppendId(StringInfo json, const char *key, int64 id)
 {
+	char		number[MAXINT8LEN + 1] = "null";
+
 	if (id != 0)
-		appendStringInfo(json, ", \"%s\": " INT64_FORMAT, key, id);
-	else
-		appendStringInfo(json, ", \"%s\": null", key);
+		(void) pg_lltoa(id, number);
+	appendStringInfoString(json, key);
+	appendStringInfoString(json, number);
 }
 
 /* Adds a page to the messages of a channel, as many as fit into each. */
@@ -743,13 +856,15 @@ AnnouncePage(const LoggedEvent *const *page, int n, void *target)
 	{
 		EventOwner	owner;
 
-		(void) FindEventOwner(describer, page[i], &owner);
+		FindEventOwner(describer, page[i], &owner);
 		resetStringInfo(&event);
 		appendStringInfoString(&event, "{\"name\": ");
 		escape_json(&event, page[i]->name);
-		AppendId(&event, "step_id", owner.step_id);
-		AppendId(&event, "task_id", owner.task_id);
-		appendStringInfo(&event, ", \"event_key\": \"%s\"}", EventKey(page[i]));
+		AppendId(&event, ", \"step_id\": ", owner.step_id);
+		AppendId(&event, ", \"task_id\": ", owner.task_id);
+		appendStringInfoString(&event, ", \"event_key\": \"");
+		appendStringInfoString(&event, EventKey(page[i]));
+		appendStringInfoString(&event, "\"}");
 		if (announcement->events.len + event.len > MAX_ANNOUNCEMENT)
 			SendAnnouncement(announcement);
 		if (announcement->events.len > 0)

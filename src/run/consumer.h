@@ -37,6 +37,13 @@ typedef struct EventPage
 extern uint64 ReadEventPage(const char *consumer, ArrayType *patterns, int max, MemoryContext context, EventPage *page);
 
 /*
+ * Whether ReadEventPage() has something to do for a consumer: there are events
+ * that match, or its position is worth to be moved, or it does not exist.
+ * Changes and locks nothing.  Needs an open query scope.
+ */
+extern bool HasEvents(const char *consumer, ArrayType *patterns);
+
+/*
  * Whether this database is at home; false in one that comes from another
  * server and is not adopted, where positions mean nothing.  Needs an open query
  * scope.

@@ -853,30 +853,49 @@ DescribeCustomEvent(EventDescriber *describer, const LoggedEvent *event, EventDe
 
 /* ---------- asking ---------- */
 
-bool
+/* Whose steps were met last, by number: a step never changes its task. */
+#define KNOWN_OWNERS 4096
+
+static struct
+{
+	int64		step_id;		/* 0: the place is free */
+	int64		task_id;
+}			known_owners[KNOWN_OWNERS];
+
+/* The task of a step; 0 where the step is gone. */
+static int64
+TaskOfStep(EventDescriber *describer, int64 step_id)
+{
+	int			place = step_id & (KNOWN_OWNERS - 1);
+	TupleTableSlot *row;
+
+	if (known_owners[place].step_id != step_id)
+	{
+		row = FindById(describer->step_by_id, step_id);
+		if (row == NULL)
+			return 0;
+		known_owners[place].task_id = MeetStep(describer, row).task_id;
+		known_owners[place].step_id = step_id;
+	}
+	return known_owners[place].task_id;
+}
+
+void
 FindEventOwner(EventDescriber *describer, const LoggedEvent *event, EventOwner *owner)
 {
 	TupleTableSlot *row;
-	const MetStep *step;
 
 	*owner = (EventOwner)
 	{
 		.task_id = event->kind == EVENT_OF_TASK ? event->id : 0,.step_id = event->kind == EVENT_OF_STEP ? event->id : 0
 	};
-	switch (event->kind)
+	if (event->kind == EVENT_OF_STEP)
+		owner->task_id = TaskOfStep(describer, event->id);
+	else if (event->kind == EVENT_CUSTOM)
 	{
-		case EVENT_OF_TASK:
-			return true;
-		case EVENT_OF_STEP:
-			step = FindStep(describer, event->id);
-			if (step != NULL)
-				owner->task_id = step->task_id;
-			return step != NULL;
-		default:
-			row = FindById(describer->published_by_id, event->id);
-			if (row != NULL)
-				*owner = OwnerOfPublished(describer->published, row);
-			return row != NULL;
+		row = FindById(describer->published_by_id, event->id);
+		if (row != NULL)
+			*owner = OwnerOfPublished(describer->published, row);
 	}
 }
 

@@ -29,8 +29,8 @@ typedef struct EventDescriber EventDescriber;
 extern EventDescriber *BeginDescribing(void);
 extern void EndDescribing(EventDescriber *describer);
 
-/* Whose event it is; false where retention has removed that. */
-extern bool FindEventOwner(EventDescriber *describer, const LoggedEvent *event, EventOwner *owner);
+/* Whose event it is; without its task, or publisher, where retention has removed that. */
+extern void FindEventOwner(EventDescriber *describer, const LoggedEvent *event, EventOwner *owner);
 
 /*
  * An event with its payload, the same as the view tasker.events has; false

@@ -69,9 +69,18 @@ EventCategory(EventKind kind)
 char *
 EventKey(const LoggedEvent *event)
 {
+	char	   *key;
+	char	   *end;
+
 	if (event->kind == EVENT_CUSTOM)
 		return psprintf("event:" INT64_FORMAT, event->id);
-	return psprintf("%s:" INT64_FORMAT ":%d", EventCategory(event->kind), event->id, event->sort_key);
+	key = palloc(sizeof("step::") + MAXINT8LEN + MAXINT8LEN);
+	end = key + strlen(strcpy(key, EventCategory(event->kind)));
+	*end++ = ':';
+	end += pg_lltoa(event->id, end);
+	*end++ = ':';
+	(void) pg_ltoa(event->sort_key, end);
+	return key;
 }
 
 int

@@ -89,14 +89,19 @@ sub place_order { return ask_orders(q(SELECT tasker.publish_event('order.placed'
 
 sub pay_orders { return ask_orders(q(SELECT count(tasker.publish_event('order.paid', t.context)) FROM tasker.tasks t WHERE t.state = 'in_progress')); }
 
-# What brings somebody by where the actors do so seldom, in the words of a query.
+# Where periods come and go; what is in them has to be removed first.
+my $of_periods = qr/^(?:period|partition|log-pruned)/;
+my %days;
+
+# What brings somebody by where the actors do so seldom, in the words of a
+# query; it is told since when. The clock of tasker can be moved by 24 days in all.
 sub prod
 {
-	my ($name) = @_;
+	my ($name, $begin) = @_;
 
-	if ($name =~ /^(?:period|partition|log-pruned)/)
+	if ($name =~ $of_periods)
 	{
-		$torture->trouble('a day passed') unless int(rand(10));
+		$torture->trouble('a day passed') if ($days{$begin} // 0) <= (time() - $begin) / 30 && ++$days{$begin};
 		$torture->ask('CALL torture.retire()') if $name =~ /^partition/;
 		$torture->ask(q(SELECT tasker.upkeep('1 hour', 1000)));
 	}
@@ -117,9 +122,10 @@ sub strike_at_point
 {
 	my ($name, $action) = @_;
 	my $file = $node->data_dir . "/tasker_fault.$name";
+	my $begin = time();
 
 	until_true(sub { $torture->set('tasker.fault', "$name:$action") }) or return 0;
-	return 0 unless until_true(sub { return 1 if -e $file; prod($name); return -e $file; });
+	return 0 unless until_true(sub { return 1 if -e $file; prod($name, $begin); return -e $file; }, $name =~ $of_periods ? 240 : undef);
 	$torture->{kills}{"$action at a fault point"}++;
 	$torture->expect_progress("$action at $name");
 	return 1;
