@@ -320,24 +320,25 @@ FindReach(const Reader *reader)
 static void
 RememberReach(const Reader *reader)
 {
-	Reach	   *reach = FindReach(reader);
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "tasker reach", ALLOCSET_SMALL_SIZES);
+	Reach	   *place = FindReach(reader);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "tasker reach", ALLOCSET_SMALL_SIZES);
+	Reach		reach = {
+		.context = context,
+		.begin = MemoryContextStrdup(context, reader->saved_position),
+		.end = MemoryContextStrdup(context, reader->position),
+		.wanted = MemoryContextAlloc(context, VARSIZE(reader->wanted))
+	};
 
-	if (reach == NULL)
+	memcpy(reach.wanted, reader->wanted, VARSIZE(reader->wanted));
+	if (place == NULL)
 	{
-		reach = &reaches[oldest_reach];
+		place = &reaches[oldest_reach];
 		oldest_reach = (oldest_reach + 1) % MAX_REACHES;
 	}
-	if (reach->context != NULL)
-		MemoryContextDelete(reach->context);
-	*reach = (Reach)
-	{
-		.context = context,
-			.begin = MemoryContextStrdup(context, reader->saved_position),
-			.end = MemoryContextStrdup(context, reader->position),
-	};
-	reach->wanted = MemoryContextAlloc(context, VARSIZE(reader->wanted));
-	memcpy(reach->wanted, reader->wanted, VARSIZE(reader->wanted));
+	if (place->context != NULL)
+		MemoryContextDelete(place->context);
+	MemoryContextSetParent(context, TopMemoryContext);
+	*place = reach;
 }
 
 /*
