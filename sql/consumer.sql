@@ -169,6 +169,16 @@ SELECT count(*) FROM tasker.read_events('twin');
 SELECT tasker.publish_event('order.shipped', '{"carrier": "camel"}') > 0 AS published;
 SELECT payload ->> 'carrier' AS carrier FROM tasker.read_events('choosy');
 SELECT payload ->> 'carrier' AS carrier FROM tasker.read_events('twin');
+-- Who looks for long without finding anything still counts as one who reads, and moves on.
+SELECT tasker.create_event_consumer('choosy', '{nothing.*}');
+SELECT count(*) FROM tasker.read_events('choosy');
+SELECT read_at AS before, position AS at FROM tasker.event_consumers WHERE name = 'choosy' \gset
+SELECT count(*) FROM tasker.read_events('choosy');
+SELECT read_at = :'before' AS not_written_down FROM tasker.event_consumers WHERE name = 'choosy';
+SET tasker.clock_offset = '2min';
+SELECT count(*) FROM tasker.read_events('choosy');
+SELECT read_at > :'before' AS written_down, pg_snapshot_xmax(position) > pg_snapshot_xmax(:'at') AS further FROM tasker.event_consumers WHERE name = 'choosy';
+RESET tasker.clock_offset;
 SELECT tasker.drop_event_consumer('choosy'), tasker.drop_event_consumer('twin');
 
 -- ---------- subscriptions ----------

@@ -45,8 +45,13 @@
 /* Bytes of events in one notification, which has less than 8000. */
 #define MAX_ANNOUNCEMENT 7900
 
-/* A position that nothing was found on the way to is saved after that many transactions. */
+/*
+ * A position that nothing was found on the way to is saved after that many
+ * transactions, or that long after the last time: retention waits for it, and
+ * not for ever for one that does not read.
+ */
 #define LAZY_TRANSACTIONS 1000
+#define LAZY_MS 60000
 
 /* ---------- consumers come and go ---------- */
 
@@ -196,7 +201,8 @@ static KeptQuery IS_ADOPTED = {
 };
 
 #define READ_CONSUMER_ROW \
-	"SELECT c.position::text, c.window_end::text, c.cursor_at, c.cursor_place, c.cursor_id, c.cursor_sort_key, c.patterns" \
+	"SELECT c.position::text, c.window_end::text, c.cursor_at, c.cursor_place, c.cursor_id, c.cursor_sort_key, c.patterns," \
+	"       coalesce(c.read_at, c.created_at)" \
 	"  FROM tasker.event_consumers c WHERE c.name = $1 AND (c.channel IS NOT NULL) = $2"
 
 static KeptQuery LOCK_CONSUMER = {
@@ -238,6 +244,7 @@ typedef struct Reader
 	char	   *position;
 	char	   *saved_position; /* as the row has it */
 	bool		was_in_window;	/* so the row says */
+	TimestampTz saved_at;
 	char	   *window_end;		/* NULL: between two windows */
 	Datum		cursor[4];		/* at, place, id, sort_key */
 	bool		at_begin;		/* of the window: there is no cursor */
@@ -402,6 +409,7 @@ ReadReader(KeptQuery *query, const char *name, bool is_subscription, Reader *rea
 		.name = args[0],.saved_position = RowText(0, 1),.window_end = RowText(0, 2)
 	};
 	reader->was_in_window = reader->window_end != NULL;
+	reader->saved_at = DatumGetTimestampTz(RowDatum(0, 8, NULL));
 	for (int i = 0; i < 4; i++)
 		reader->cursor[i] = RowDatum(0, 3 + i, &reader->at_begin);
 	ReadPatterns(reader, DatumGetArrayTypePCopy(RowDatum(0, 7, NULL)));
@@ -558,7 +566,9 @@ GoOn(Reader *reader, int max, TakePage take, void *target)
 static bool
 IsWorthSaving(const Reader *reader)
 {
-	return reader->was_in_window || PositionXmax(reader->position) - PositionXmax(reader->saved_position) > LAZY_TRANSACTIONS;
+	return reader->was_in_window ||
+		PositionXmax(reader->position) - PositionXmax(reader->saved_position) > LAZY_TRANSACTIONS ||
+		TimestampDifferenceExceeds(reader->saved_at, TaskerNow(), LAZY_MS);
 }
 
 /*
