@@ -5,8 +5,7 @@
  */
 #include "postgres.h"
 
-#include "common/cryptohash.h"
-#include "common/sha2.h"
+#include "common/hashfn.h"
 #include "rules/traceparent.h"
 
 #define VERSION_DIGITS 2
@@ -61,29 +60,20 @@ ReadTraceparent(const char *text)
 					(int) strtol(text + FLAGS_AT, NULL, 16) & SAMPLED);
 }
 
-/* The id of the span in 16 digits and an end, as tasker.span_id() derives it. */
-static void
-DeriveExecutionId(int64 home, int64 step_id, int32 claim, char *digits)
+/* The id of the span, as tasker.span_id() derives it. */
+static uint64
+DeriveExecutionId(int64 home, int64 step_id, int32 claim)
 {
-	char	   *name = psprintf(INT64_FORMAT ":execution:" INT64_FORMAT ":%d", home, step_id, claim);
-	uint8		hash[PG_SHA256_DIGEST_LENGTH];
-	pg_cryptohash_ctx *sha256 = pg_cryptohash_create(PG_SHA256);
+	char		name[80];
+	int			length = snprintf(name, sizeof(name), INT64_FORMAT ":execution:" INT64_FORMAT ":%d", home, step_id, claim);
 
-	if (pg_cryptohash_init(sha256) < 0 || pg_cryptohash_update(sha256, (uint8 *) name, strlen(name)) < 0 ||
-		pg_cryptohash_final(sha256, hash, sizeof(hash)) < 0)
-		elog(ERROR, "could not compute %s hash: %s", "SHA256", pg_cryptohash_error(sha256));
-	pg_cryptohash_free(sha256);
-	pfree(name);
-	for (int i = 0; i < SPAN_ID_DIGITS / 2; i++)
-		snprintf(digits + 2 * i, 3, "%02x", hash[i]);
+	return hash_bytes_extended((const unsigned char *) name, length, 0);
 }
 
 char *
 ExecutionTraceparent(const char *of_task, int64 home, int64 step_id, int32 claim)
 {
-	char		span_id[SPAN_ID_DIGITS + 1];
 	int			flags = strtol(of_task + FLAGS_AT, NULL, 16) & KNOWN_FLAGS;
 
-	DeriveExecutionId(home, step_id, claim, span_id);
-	return psprintf("%.*s%s-%02x", SPAN_ID_AT, of_task, span_id, flags);
+	return psprintf("%.*s%016" INT64_MODIFIER "x-%02x", SPAN_ID_AT, of_task, DeriveExecutionId(home, step_id, claim), flags);
 }

@@ -5,7 +5,7 @@
 CREATE FUNCTION tasker.span_id(home bigint, kind text, id bigint, number integer) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-	SELECT encode(substring(sha256(convert_to(format('%s:%s:%s:%s', home, kind, id, number), 'UTF8')) FOR 8), 'hex');
+	SELECT lpad(to_hex(hashtextextended(format('%s:%s:%s:%s', home, kind, id, number) COLLATE "C", 0)), 16, '0');
 END;
 COMMENT ON FUNCTION tasker.span_id(bigint, text, bigint, integer) IS
 'The id of a span: of the database (see tasker.home), what it is of, and the sort_key of the transition that it begins or, if queued, ends with.';
