@@ -853,33 +853,6 @@ DescribeCustomEvent(EventDescriber *describer, const LoggedEvent *event, EventDe
 
 /* ---------- asking ---------- */
 
-/* Whose steps were met last, by number: a step never changes its task. */
-#define KNOWN_OWNERS 4096
-
-static struct
-{
-	int64		step_id;		/* 0: the place is free */
-	int64		task_id;
-}			known_owners[KNOWN_OWNERS];
-
-/* The task of a step; 0 where the step is gone. */
-static int64
-TaskOfStep(EventDescriber *describer, int64 step_id)
-{
-	int			place = step_id & (KNOWN_OWNERS - 1);
-	TupleTableSlot *row;
-
-	if (known_owners[place].step_id != step_id)
-	{
-		row = FindById(describer->step_by_id, step_id);
-		if (row == NULL)
-			return 0;
-		known_owners[place].task_id = MeetStep(describer, row).task_id;
-		known_owners[place].step_id = step_id;
-	}
-	return known_owners[place].task_id;
-}
-
 void
 FindEventOwner(EventDescriber *describer, const LoggedEvent *event, EventOwner *owner)
 {
@@ -890,7 +863,11 @@ FindEventOwner(EventDescriber *describer, const LoggedEvent *event, EventOwner *
 		.task_id = event->kind == EVENT_OF_TASK ? event->id : 0,.step_id = event->kind == EVENT_OF_STEP ? event->id : 0
 	};
 	if (event->kind == EVENT_OF_STEP)
-		owner->task_id = TaskOfStep(describer, event->id);
+	{
+		const MetStep *step = FindStep(describer, event->id);
+
+		owner->task_id = step == NULL ? 0 : step->task_id;
+	}
 	else if (event->kind == EVENT_CUSTOM)
 	{
 		row = FindById(describer->published_by_id, event->id);
