@@ -303,6 +303,8 @@ TaskerLauncherMain(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
+	/* Of a reload since the postmaster has forked this process nothing was heard: it ignored that signal. */
+	ConfigReloadPending = true;
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
 	LWLockAcquire(Shared->lock, LW_EXCLUSIVE);

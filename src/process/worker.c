@@ -468,6 +468,8 @@ TaskerOrchestratorMain(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
+	/* Of a reload since the postmaster has forked this process nothing was heard: it ignored that signal. */
+	ConfigReloadPending = true;
 	if (Shared == NULL || !EnterSlot(DatumGetObjectId(arg)))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(worker.database, InvalidOid, 0);
