@@ -75,5 +75,5 @@ ExecutionTraceparent(const char *of_task, int64 home, int64 step_id, int32 claim
 {
 	int			flags = strtol(of_task + FLAGS_AT, NULL, 16) & KNOWN_FLAGS;
 
-	return psprintf("%.*s%016" INT64_MODIFIER "x-%02x", SPAN_ID_AT, of_task, DeriveExecutionId(home, step_id, claim), flags);
+	return psprintf("%.*s%016llx-%02x", SPAN_ID_AT, of_task, (unsigned long long) DeriveExecutionId(home, step_id, claim), flags);
 }
