@@ -263,7 +263,9 @@ DELETE FROM tasker.work_queue;
 DELETE FROM tasker.timers;
 INSERT INTO tasker.work_queue VALUES ((SELECT min(handler_id) FROM tasker.handlers), 0, -1);
 INSERT INTO tasker.timers VALUES (tasker.now(), -1, 10), (tasker.now(), test.step(:retrying, 'b'), 10);
+INSERT INTO tasker.step_waits (workflow_step_id, sort_key, since, until) VALUES (-1, 10, tasker.now(), tasker.now()), (test.step(:retrying, 'b'), 10, tasker.now(), tasker.now());
 SELECT problem, owner, whose FROM pg_temp.problems();
+SELECT detail FROM tasker.check() WHERE problem = 'wait_of_step_that_does_not_wait' ORDER BY owner_id;
 SELECT tasker.rebuild_accelerators();
 SELECT tasker.orchestrate() AS moved;
 SELECT count(*) AS same, (SELECT count(*) FROM before) AS before, (SELECT count(*) FROM accelerators) AS now

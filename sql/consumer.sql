@@ -154,7 +154,8 @@ SELECT tasker.drop_event_consumer('marked'), tasker.drop_event_consumer('marked'
 SELECT tasker.drop_event_consumer(name) FROM tasker.event_consumers;
 
 -- Who has found nothing goes on from there; not so who wants something else now, nor who began in the same place.
-SELECT tasker.create_event_consumer('choosy', '{nothing.*}'), tasker.create_event_consumer('twin', '{nothing.*,order.*}');
+SELECT tasker.create_event_consumer('choosy', '{nothing.*}'), tasker.create_event_consumer('twin', '{nothing.*,order.*}'),
+	tasker.create_event_consumer('double', '{order.*}');
 SELECT tasker.publish_event('order.shipped', '{"carrier": "mule"}') > 0 AS published;
 SELECT count(*) FROM tasker.read_events('choosy');
 SELECT count(*) FROM tasker.read_events('choosy');
@@ -164,6 +165,7 @@ SELECT tasker.create_event_consumer('choosy', '{order.*}');
 SELECT payload ->> 'carrier' AS carrier FROM tasker.read_events('choosy', 1);
 SELECT payload ->> 'carrier' AS carrier FROM tasker.read_events('choosy', 1);
 SELECT count(*) FROM tasker.read_events('choosy', 1);
+SELECT payload ->> 'carrier' AS carrier FROM tasker.read_events('double');
 SELECT payload ->> 'carrier' AS carrier FROM tasker.read_events('twin');
 SELECT count(*) FROM tasker.read_events('twin');
 SELECT tasker.publish_event('order.shipped', '{"carrier": "camel"}') > 0 AS published;
@@ -179,7 +181,7 @@ SET tasker.clock_offset = '2min';
 SELECT count(*) FROM tasker.read_events('choosy');
 SELECT read_at > :'before' AS written_down, pg_snapshot_xmax(position) > pg_snapshot_xmax(:'at') AS further FROM tasker.event_consumers WHERE name = 'choosy';
 RESET tasker.clock_offset;
-SELECT tasker.drop_event_consumer('choosy'), tasker.drop_event_consumer('twin');
+SELECT tasker.drop_event_consumer(name) FROM unnest('{choosy,twin,double}'::text[]) name;
 
 -- ---------- subscriptions ----------
 

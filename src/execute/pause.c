@@ -24,6 +24,7 @@
 #include "pg/shmem.h"
 #include "pg/waiters.h"
 #include "pg/wakeup.h"
+#include "run/step_wait.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -280,15 +281,6 @@ static KeptQuery REBUILD_TIMERS = {
 	.nargs = 0
 };
 
-/* What somebody has moved and nobody reads of any more. */
-static KeptQuery FORGET_LEFT_WAITS = {
-	.sql =
-	"DELETE FROM tasker.step_waits w"
-	" WHERE NOT EXISTS (SELECT 1 FROM tasker.workflow_steps s"
-	"                    WHERE s.workflow_step_id = w.workflow_step_id AND s.state = 'in_progress' AND s.sort_key = w.sort_key)",
-	.nargs = 0
-};
-
 static KeptQuery REBUILD_TIMERS_OF_WAITS = {
 	.sql =
 	"INSERT INTO tasker.timers (due_at, workflow_step_id, sort_key)"
@@ -329,7 +321,7 @@ RebuildAccelerators(void)
 	(void) RunPlainQuery(&REBUILD_TIMERS);
 	if (SchemaVersion() >= 101)
 	{
-		(void) RunPlainQuery(&FORGET_LEFT_WAITS);
+		RemoveAllLeftWaits();
 		(void) RunPlainQuery(&REBUILD_TIMERS_OF_WAITS);
 	}
 	(void) RunQuery(&RESET_CHECKPOINT, args, NULL);

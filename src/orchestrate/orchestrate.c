@@ -161,11 +161,11 @@ AdvanceTask(int64 task_id)
 		FollowCandidates(&batch);
 		/*
 		 * Without the orchestrator's lock no wait begins, as an event could
-		 * come in between, and no timer is set: the orchestrator sets the
-		 * same one, and would wait for this transaction.  It reads of both
-		 * in the log.
+		 * come in between; none is forgotten and no timer is set, as the
+		 * orchestrator does the same to the same rows, and would wait for
+		 * this transaction.  It reads of all of it in the log.
 		 */
-		batch.begin_waits.n = 0;
+		batch.begin_waits.n = batch.left_waits.n = 0;
 		batch.n_timers = 0;
 		MovePlannedTasks(&batch);
 		MovePlannedSteps(&batch);

@@ -11,6 +11,7 @@
 #include "miscadmin.h"
 #include "pg/catalog.h"
 #include "process/announcer.h"
+#include "process/rest.h"
 #include "run/consumer.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -20,11 +21,10 @@
 #define EVENTS_AT_ONCE 5000
 
 /*
- * After it has told something the announcer rests, so many times as long as it
- * took and up to that: under load many batches are told of in one transaction.
+ * Whether it has told something or not the announcer rests then, so many times
+ * as long as that took: under load many batches are told of in one transaction.
  */
-#define REST_FACTOR 9
-#define LONGEST_REST_US 20000
+#define REST_TIMES 9
 
 /* After an error, say a queue of notifications that is full. */
 #define ERROR_PAUSE_MS 1000
@@ -34,7 +34,7 @@ static struct
 	uint64		generation;		/* of the definitions when channels were counted */
 	int			channels;
 	TimestampTz not_before;		/* after an error */
-	TimestampTz rests_until;
+	Rest		rest;
 }			announcer;
 
 /* Tells what there is to tell, in a transaction of its own; whether there may be more. */
@@ -42,7 +42,6 @@ static bool
 Announce(void)
 {
 	TimestampTz begin = GetCurrentTimestamp();
-	TimestampTz end;
 	uint64		announced = 0;
 
 	SetCurrentStatementStartTimestamp();
@@ -54,9 +53,10 @@ Announce(void)
 		announced = AnnounceEvents(EVENTS_AT_ONCE, &announcer.channels);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	end = GetCurrentTimestamp();
-	announcer.rests_until = announced > 0 && announced < EVENTS_AT_ONCE ? end + Min(REST_FACTOR * (end - begin), LONGEST_REST_US) : 0;
-	return announced >= EVENTS_AT_ONCE;
+	if (announced >= EVENTS_AT_ONCE)
+		return true;
+	RestAfter(&announcer.rest, begin, REST_TIMES);
+	return false;
 }
 
 /* Nothing is lost: what could not be told is told the next time. */
@@ -101,23 +101,19 @@ TryAnnounce(void)
 long
 KeepAnnouncing(long wait)
 {
-	TimestampTz now;
+	long		rest;
 
 	if (announcer.generation == DefinitionsGeneration() && announcer.channels == 0)
 		return wait;
-	now = GetCurrentTimestamp();
-	if (announcer.rests_until > now && announcer.rests_until - now <= LONGEST_REST_US)
-	{
-		long		rest = (announcer.rests_until - now + 999) / 1000;
-
-		return wait == -1 ? rest : Min(wait, rest);
-	}
-	if (announcer.not_before <= now)
+	rest = RestLeft(&announcer.rest);
+	if (rest > 0)
+		return SoonerOf(wait, rest);
+	if (announcer.not_before <= GetCurrentTimestamp())
 	{
 		if (TryAnnounce())
 			return 0;
 		if (announcer.not_before <= GetCurrentTimestamp())
 			return wait;
 	}
-	return wait == -1 ? ERROR_PAUSE_MS : Min(wait, ERROR_PAUSE_MS);
+	return SoonerOf(wait, ERROR_PAUSE_MS);
 }

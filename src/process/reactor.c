@@ -14,6 +14,7 @@
 #include "pg/catalog.h"
 #include "pg/fault.h"
 #include "process/reactor.h"
+#include "process/rest.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -23,11 +24,10 @@
 
 /*
  * After it has looked and found nothing the reactor rests, so many times as
- * long as that took and up to that: under load to look takes a twentieth of
- * the orchestrator's time.
+ * long as that took: under load to look takes a twentieth of the
+ * orchestrator's time.
  */
-#define REST_FACTOR 19
-#define LONGEST_REST_US 20000
+#define REST_TIMES 19
 
 /* While another session orchestrates. */
 #define BUSY_PAUSE_MS 20
@@ -42,7 +42,7 @@ static struct
 	bool		wanted;			/* somebody reacts */
 	int			failures;		/* in a row */
 	TimestampTz not_before;		/* after an error */
-	TimestampTz rests_until;
+	Rest		rest;
 }			reactor;
 
 static void
@@ -57,7 +57,6 @@ React(void)
 {
 	ReactionReport report = {0};
 	TimestampTz begin = GetCurrentTimestamp();
-	TimestampTz end;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -77,8 +76,8 @@ React(void)
 	FAULT_POINT("reactions-committed");
 	reactor.wanted = report.wanted;
 	reactor.failures = 0;
-	end = GetCurrentTimestamp();
-	reactor.rests_until = report.events > 0 ? 0 : end + Min(REST_FACTOR * (end - begin), LONGEST_REST_US);
+	if (report.events == 0)
+		RestAfter(&reactor.rest, begin, REST_TIMES);
 	return report.events >= EVENTS_AT_ONCE;
 }
 
@@ -130,17 +129,14 @@ KeepReacting(long wait)
 
 	if (reactor.generation == DefinitionsGeneration() && !reactor.wanted)
 		return wait;
-	now = GetCurrentTimestamp();
-	if (reactor.rests_until > now && reactor.rests_until - now <= LONGEST_REST_US)
-	{
-		pause = (reactor.rests_until - now + 999) / 1000;
-		return wait == -1 ? pause : Min(wait, pause);
-	}
+	pause = RestLeft(&reactor.rest);
+	if (pause > 0)
+		return SoonerOf(wait, pause);
 	if (reactor.not_before <= GetCurrentTimestamp() && TryReact())
 		return 0;
 	now = GetCurrentTimestamp();
 	if (reactor.not_before <= now)
 		return wait;
 	pause = Min(ERROR_PAUSE_MS, TimestampDifferenceMilliseconds(now, reactor.not_before));
-	return wait == -1 ? pause : Min(wait, pause);
+	return SoonerOf(wait, pause);
 }

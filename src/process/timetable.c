@@ -13,6 +13,7 @@
 #include "pg/catalog.h"
 #include "pg/clock.h"
 #include "pg/guc.h"
+#include "process/rest.h"
 #include "process/timetable.h"
 #include "run/schedule.h"
 #include "utils/memutils.h"
@@ -96,5 +97,5 @@ KeepTimetable(long wait)
 	if (timetable.next_due_at == DT_NOEND)
 		return wait;
 	pause = Min(LONGEST_SLEEP_MS, TimestampDifferenceMilliseconds(TaskerNow(), timetable.next_due_at));
-	return wait == -1 ? pause : Min(wait, pause);
+	return SoonerOf(wait, pause);
 }

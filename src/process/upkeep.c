@@ -22,6 +22,7 @@
 #include "pg/query.h"
 #include "pgstat.h"
 #include "portability/instr_time.h"
+#include "process/rest.h"
 #include "process/upkeep.h"
 #include "run/retention.h"
 #include "utils/memutils.h"
@@ -196,5 +197,5 @@ KeepUp(long wait)
 	if (tasker_retention == 0)
 		return wait;
 	pause = Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), upkeep.due_at));
-	return wait == -1 ? pause : Min(wait, pause);
+	return SoonerOf(wait, pause);
 }

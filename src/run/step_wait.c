@@ -87,13 +87,17 @@ static KeptQuery REMOVE_WAITS = {
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
 
+#define REMOVE_LEFT \
+	"DELETE FROM tasker.step_waits w" \
+	" WHERE NOT EXISTS (SELECT 1 FROM tasker.workflow_steps s" \
+	"                    WHERE s.workflow_step_id = w.workflow_step_id AND s.state = 'in_progress' AND s.sort_key = w.sort_key)"
+
 static KeptQuery REMOVE_LEFT_WAITS = {
-	.sql =
-	"DELETE FROM tasker.step_waits w WHERE w.workflow_step_id = ANY ($1)"
-	"   AND NOT EXISTS (SELECT 1 FROM tasker.workflow_steps s"
-	"                    WHERE s.workflow_step_id = w.workflow_step_id AND s.state = 'in_progress' AND s.sort_key = w.sort_key)",
+	.sql = REMOVE_LEFT " AND w.workflow_step_id = ANY ($1)",
 	.nargs = 1,.types = {INT8ARRAYOID}
 };
+
+static KeptQuery REMOVE_ALL_LEFT_WAITS = {.sql = REMOVE_LEFT,.nargs = 0};
 
 /* A jsonb of a row; 0 for NULL. */
 static Datum
@@ -160,4 +164,10 @@ RemoveLeftWaits(const int64 *step_ids, int n)
 
 	if (n > 0)
 		(void) RunQuery(&REMOVE_LEFT_WAITS, &arg, NULL);
+}
+
+void
+RemoveAllLeftWaits(void)
+{
+	(void) RunPlainQuery(&REMOVE_ALL_LEFT_WAITS);
 }

@@ -2,8 +2,8 @@
  * step_wait.h
  *		The rows of steps that wait.
  *
- * All functions need an open query scope, and SQL of 1.1.  Only the
- * orchestrator calls them.
+ * All functions need an open query scope, and SQL of 1.1.  Only who holds the
+ * orchestrator's lock calls them: others would wait for each other's rows.
  */
 #ifndef TASKER_STEP_WAIT_H
 #define TASKER_STEP_WAIT_H
@@ -46,5 +46,8 @@ extern void RemoveWaits(const int64 *step_ids, int n);
 
 /* The same for those of the steps that do not wait any more, whoever has moved them. */
 extern void RemoveLeftWaits(const int64 *step_ids, int n);
+
+/* The same for all steps, where the log is not read that tells of them. */
+extern void RemoveAllLeftWaits(void);
 
 #endif							/* TASKER_STEP_WAIT_H */

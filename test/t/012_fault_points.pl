@@ -91,17 +91,14 @@ sub pay_orders { return ask_orders(q(SELECT count(tasker.publish_event('order.pa
 
 # Where periods come and go; what is in them has to be removed first.
 my $of_periods = qr/^(?:period|partition|log-pruned)/;
-my %days;
 
-# What brings somebody by where the actors do so seldom, in the words of a
-# query; it is told since when. The clock of tasker can be moved by 24 days in all.
+# What brings somebody by where the actors do so seldom, in the words of a query.
 sub prod
 {
-	my ($name, $begin) = @_;
+	my ($name) = @_;
 
 	if ($name =~ $of_periods)
 	{
-		$torture->trouble('a day passed') if ($days{$begin} // 0) <= (time() - $begin) / 30 && ++$days{$begin};
 		$torture->ask('CALL torture.retire()') if $name =~ /^partition/;
 		$torture->ask(q(SELECT tasker.upkeep('1 hour', 1000)));
 	}
@@ -122,10 +119,16 @@ sub strike_at_point
 {
 	my ($name, $action) = @_;
 	my $file = $node->data_dir . "/tasker_fault.$name";
-	my $begin = time();
+	my ($begin, $days) = (time(), 0);
 
 	until_true(sub { $torture->set('tasker.fault', "$name:$action") }) or return 0;
-	return 0 unless until_true(sub { return 1 if -e $file; prod($name, $begin); return -e $file; }, $name =~ $of_periods ? 240 : undef);
+	return 0 unless until_true(sub {
+		return 1 if -e $file;
+		# The clock of tasker can be moved by 24 days in all.
+		$torture->trouble('a day passed') if $name =~ $of_periods && $days <= (time() - $begin) / 30 && ++$days;
+		prod($name);
+		return -e $file;
+	}, $name =~ $of_periods ? 240 : undef);
 	$torture->{kills}{"$action at a fault point"}++;
 	$torture->expect_progress("$action at $name");
 	return 1;
