@@ -273,6 +273,18 @@ $admin->query('ALTER SYSTEM SET tasker.orchestrator = off; SELECT pg_reload_conf
 ok($session->poll($off), 'a reload can switch off all');
 $admin->query('ALTER SYSTEM RESET tasker.orchestrator; SELECT pg_reload_conf()');
 ok($session->poll($running), 'and on');
+# One that is just being started hears of it, too, at whatever moment it comes.
+my $deaf = 0;
+foreach my $moment (0 .. 30)
+{
+	$admin->query('ALTER DATABASE app RESET ALL');
+	$admin->query(sprintf 'SELECT pg_sleep(%g)', $moment / 1000);
+	$admin->query('ALTER SYSTEM SET tasker.orchestrator = off; SELECT pg_reload_conf()');
+	$session->poll($off, undef, 10) or $deaf++;
+	$admin->query('ALTER SYSTEM RESET tasker.orchestrator; SELECT pg_reload_conf()');
+	$session->poll($running) or die 'it does not start';
+}
+is($deaf, 0, 'an orchestrator that is just being started does not miss a reload');
 
 # A batch takes as many tasks as it is told to, once the worker has heard.
 $admin->query('ALTER SYSTEM SET tasker.batch_size = 7; SELECT pg_reload_conf()');
