@@ -213,6 +213,15 @@ SELECT * FROM pg_temp.left_of(:task);
 SELECT tasker.cancel_task(:task);
 SELECT tasker.orchestrate() >= 0 AS done;
 
+-- ---------- nobody reads events for it ----------
+
+-- That would keep history for a reader who is not needed.
+BEGIN;
+DELETE FROM tasker.event_consumers WHERE name = 'tasker.reactor';
+SELECT pg_temp.sleeper('asleep', '{"for": "3 days"}');
+SELECT count(*) FROM tasker.event_consumers WHERE name = 'tasker.reactor';
+ROLLBACK;
+
 -- ---------- what is refused ----------
 
 SELECT pg_temp.sleeper('bad', '{}');

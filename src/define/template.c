@@ -666,10 +666,8 @@ CheckAwaitedEvents(const TemplateDocument *document)
 		DocumentReader reader = {.subject = psprintf("template \"%s\"", document->full_name)};
 
 		reader.part = psprintf("step \"%s\"", step->name);
-		if (step->waits_for == NULL)
-			continue;
-		CheckAwaitedEvent(&reader, step->waits_for);
-		any = true;
+		if (step->waits_for != NULL && CheckAwaitedEvent(&reader, step->waits_for))
+			any = true;
 	}
 	if (any)
 		EnsureFollower();

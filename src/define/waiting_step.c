@@ -196,7 +196,7 @@ static KeptQuery FIND_AWAITED_EVENT = {
 	.nargs = 1,.types = {JSONBOID}
 };
 
-void
+bool
 CheckAwaitedEvent(const DocumentReader *reader, Jsonb *waits_for)
 {
 	JsonbValue *await = Member(&waits_for->root, "await_event");
@@ -205,7 +205,7 @@ CheckAwaitedEvent(const DocumentReader *reader, Jsonb *waits_for)
 	char	   *key;
 
 	if (await == NULL)
-		return;
+		return false;
 	arg = JsonbPGetDatum(JsonbValueToJsonb(await));
 	name = StringMember(await->val.binary.data, "name", NULL);
 	if (RunQuery(&FIND_AWAITED_EVENT, &arg, NULL) == 0)
@@ -222,6 +222,7 @@ CheckAwaitedEvent(const DocumentReader *reader, Jsonb *waits_for)
 		ComplainOf(reader, psprintf("\"own_task\" is for custom events: \"%s\" is announced by the task that waits itself", name));
 	if (!RowBool(0, 1) && !RowBool(0, 2))
 		ComplainOf(reader, psprintf("\"match\" must say by \"task_id\" which task's event \"%s\" is awaited", name));
+	return true;
 }
 
 /* ---------- what is awaited ---------- */

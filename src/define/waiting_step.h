@@ -26,11 +26,11 @@ extern Jsonb *ReadWaitingStep(const DocumentReader *reader, JsonbContainer *step
 extern char *WaitingHandler(Jsonb *waits_for);
 
 /*
- * Raises an error unless the event that a step waits for, if any, is in the
- * catalogue, and the keys that it is told by belong to its payload.  Needs an
- * open query scope.
+ * Raises an error unless the event that a step waits for is in the catalogue,
+ * and the keys that it is told by belong to its payload.  False where it waits
+ * for none, but sleeps.  Needs an open query scope.
  */
-extern void CheckAwaitedEvent(const DocumentReader *reader, Jsonb *waits_for);
+extern bool CheckAwaitedEvent(const DocumentReader *reader, Jsonb *waits_for);
 
 /*
  * How steps of some template tell the events of a name that are theirs: by
