@@ -19,6 +19,10 @@ its beginning: --workload shape runs all shapes, --system tasker all of tasker.
 
 workloads: ${workloads.map(({ name }) => name).join(', ')}`;
 
+// A run that takes longer has failed.
+const QUICK_SECONDS = 60;
+const FULL_SECONDS = 3600;
+
 const say = (line) => console.log(line);
 
 function readArguments() {
@@ -115,7 +119,7 @@ async function runWorkload(workload, systems, settings, note) {
 			}
 			const order = { system: system.label, workload: workload.method, sizes, quick: settings.quick, database: 'tasker_bench' };
 			const begin = performance.now();
-			const { ok, ...problem } = await runOnce(order, settings.quick ? 60 : 3600);
+			const { ok, ...problem } = await runOnce(order, settings.quick ? workload.quickSeconds ?? QUICK_SECONDS : FULL_SECONDS);
 			if (ok?.unsupported) {
 				system.methods = ok.unsupported;
 				continue;

@@ -45,8 +45,9 @@ function headline({ reads, unit }, line) {
 	case 'flat': return `${number(line.units / line.seconds)} ${unit}/s, nearly empty ${number(line.emptyUnits / line.emptySeconds)}`;
 	case 'commits': return `${number(line.alone.perSecond)} commits/s alone, ${number(line.withTask.perSecond)} with a task in each, ${number(line.besideStarts.perSecond)} beside ${number(line.besideStarts.startsPerSecond)} starts/s`;
 	case 'idle': return `p50 ${number(line.none.p50)} ms alone, ${number(line.listening.p50)} with ${line.n} listening${line.awaiting ? `, ${number(line.awaiting.p50)} awaiting` : ''}`;
-	case 'telemetry': return [line, line.apart].filter(Boolean).map(({ off, on, ratio }) =>
-		`${number(median(off.map(perSecond)))} ${unit}/s without, ${number(median(on.map(perSecond)))} with everything: ${percent(ratio)}`).join('; apart: ');
+	case 'telemetry': return [line, line.apart].filter(Boolean).map(({ off, tasks, all, ratios }) =>
+		`${number(median(off.map(perSecond)))} ${unit}/s without, ${number(median(tasks.map(perSecond)))} with the events of tasks: ${percent(ratios.tasks)}, ${
+			number(median(all.map(perSecond)))} with all: ${percent(ratios.all)}`).join('; apart: ');
 	case 'floor': return line.rates.map(({ clients, perSecond }) => `${clients}: ${number(perSecond)}`).join(', ');
 	default: return '';
 	}
@@ -153,16 +154,18 @@ const tables = {
 	},
 	telemetry(workload, [entry]) {
 		const whats = {
-			off: 'nobody looks on', on: 'everything: a consumer, a subscription, a schedule, a trigger, traces, a scrape a second',
+			off: 'nobody looks on',
+			tasks: 'a consumer and a subscription of the events of tasks, a schedule, a trigger, traces, a scrape a second',
+			all: 'the same, of all events',
 		};
 		const places = Object.entries({ 'on the same cores': entry.typical, 'on cores of their own': entry.typical.apart }).filter(([, runs]) => runs);
 		return table(['observers', '', `${workload.unit}/s`, 'of that', 'orchestrator CPU µs a step', "executors' CPU µs", "observers' CPU µs, client included", 'the consumer is behind by s'],
 			places.flatMap(([place, runs]) => Object.entries(whats).map(([key, what]) => {
 				const each = (of) => number(median(runs[key].map(of)));
 				return [
-					place, what, spread({ values: runs[key].map(perSecond), value: median(runs[key].map(perSecond)) }), key === 'on' ? percent(runs.ratio) : '',
+					place, what, spread({ values: runs[key].map(perSecond), value: median(runs[key].map(perSecond)) }), key === 'off' ? '' : percent(runs.ratios[key]),
 					each((run) => run.orchestratorMicroseconds), each((run) => run.executorMicroseconds),
-					...key === 'on' ? [each((run) => run.observerMicroseconds), each((run) => run.behindSeconds)] : ['', ''],
+					...key === 'off' ? ['', ''] : [each((run) => run.observerMicroseconds), each((run) => run.behindSeconds)],
 				];
 			})));
 	},

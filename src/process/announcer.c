@@ -13,6 +13,7 @@
 #include "process/announcer.h"
 #include "process/rest.h"
 #include "run/consumer.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -37,6 +38,16 @@ static struct
 	Rest		rest;
 }			announcer;
 
+/*
+ * The current transaction need not be on disk when it ends: batches wait for
+ * it, and what a crash takes back with it is told once more.
+ */
+static void
+CommitWithoutWaiting(void)
+{
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
 /* Tells what there is to tell, in a transaction of its own; whether there may be more. */
 static bool
 Announce(void)
@@ -46,6 +57,7 @@ Announce(void)
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	CommitWithoutWaiting();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	announcer.generation = DefinitionsGeneration();
 	announcer.channels = 0;
