@@ -44,7 +44,7 @@ use it to notice a repetition.
 
 From then on the orchestrator notifies the channel after its batches, under load every few milliseconds (it rests nine times as long
 as telling took, 20 ms at most), several events in one message, never from the transactions of applications: `{"events": [{"event_key": "task:815:40", "name": "task.completed", "task_id": 815,
-"step_id": null}]}`. After a crash it goes on where it was. A notification is a hint: one that nobody heard is gone, and
+"step_id": null}]}`. After a crash of the server it may tell the last ones once more. A notification is a hint: one that nobody heard is gone, and
 anybody who may connect can LISTEN. Whoever must not miss any reads as a consumer and takes the channel for the sign that
 there is something to read; payloads are in `tasker.events`. Without a channel nothing is done.
 
