@@ -43,7 +43,8 @@ $torture->finish;
 
 is(join("\n", unseen_violations($torture->{node}, 'app')), '', 'every law sees its own violation');
 foreach my $harm ('PANIC:  oh', 'TRAP: FailedAssertion("no")', 'ERROR:  deadlock detected', 'server process (PID 1) was terminated by signal 11: Segmentation fault',
-	'LOG:  tasker: a batch of database "app" has failed: no')
+	'LOG:  tasker: a batch of database "app" has failed: no',
+	'LOG:  tasker: step 7 of database "app" cannot be processed and is set aside: no')
 {
 	is(scalar harm_in_log("2026-01-01 LOG:  all is well\n$harm\nserver process (PID 1) was terminated by signal 9: Killed\n"), 1, "the log is heard where it says $harm");
 }

@@ -294,7 +294,7 @@ sub harm_in_log
 	my ($log) = @_;
 
 	return grep { !/a batch of database "\w+" has failed.*: canceling statement due to user request/ and
-		/PANIC:|TRAP:|stuck spinlock|deadlock detected|terminated by signal (?!9\b)|tasker \w+ (?:ERROR|WARNING):|a batch of database "\w+" has failed|set aside|was completed twice|invalid page|could not read block|could not access status/
+		/PANIC:|TRAP:|stuck spinlock|deadlock detected|terminated by signal (?!9\b)|tasker \w+ (?:ERROR|WARNING):|a batch of database "\w+" has failed|is set aside:|was completed twice|invalid page|could not read block|could not access status/
 	} split /\n/, $log;
 }
 

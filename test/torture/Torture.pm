@@ -242,17 +242,35 @@ sub pids_where
 	return split /\n/, $self->ask("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND $condition") // '';
 }
 
-# Kills the postmaster, and with it the processes that are given, and starts the server as soon as the rest has left.
+# The processes that a postmaster has started; none where there is no /proc.
+sub children_of
+{
+	my ($postmaster) = @_;
+	my @children;
+
+	foreach my $file (glob '/proc/[0-9]*/stat')
+	{
+		open(my $stat, '<', $file) or next;
+		my ($pid, $parent) = (<$stat> // '') =~ /^(\d+) \(.*\) \S (\d+) /;
+		push @children, $pid if defined $parent && $parent == $postmaster;
+	}
+	return @children;
+}
+
+# Kills the postmaster, and all others with it when the power fails, and starts the server as soon as they have left.
+# One that was forgotten then, a worker of autovacuum that has just begun, might wait for a lock of a dead one for ever.
 sub crash
 {
-	my ($self, @victims) = @_;
+	my ($self, %options) = @_;
 	my $node = $self->{node};
 	my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
-	my @all = ($postmaster, @victims, $self->pids_where('true'));
+	my @others = $self->pids_where('true');
 
+	kill 'STOP', $postmaster;
+	push @others, children_of($postmaster);
 	$node->kill9;
-	strike_at(@victims) if @victims;
-	until_true(sub { !kill(0, @all) }, $patience);
+	strike_at(@others) if $options{power_fails};
+	until_true(sub { !kill(0, $postmaster, @others) }, $patience);
 	# One that has begun meanwhile may still be on its way out.
 	return until_true(sub { $node->start(fail_ok => 1) });
 }
@@ -265,7 +283,7 @@ my %way = (
 	launcher => sub { my ($self) = @_; return strike_at($self->pids_where("backend_type = 'tasker launcher'")); },
 	postmaster => sub { my ($self) = @_; return $self->crash; },
 	'immediate stop' => sub { my ($self) = @_; $self->{node}->stop('immediate'); $self->{node}->start; return 1; },
-	'power cut' => sub { my ($self) = @_; return $self->crash($self->pids_where('true')); });
+	'power cut' => sub { my ($self) = @_; return $self->crash(power_fails => 1); });
 my @ways = ((('client') x 20), (('backend') x 6), (('connections') x 6), (('orchestrator') x 6), (('launcher') x 2), (('immediate stop') x 2), 'postmaster', 'power cut');
 
 # Waits until the work goes on, or notes that it does not.
