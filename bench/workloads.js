@@ -1,5 +1,6 @@
 // The workloads: which method of a system's instance runs, with what sizes, and
-// how its outcome is to be read. unit says what is counted.
+// how its outcome is to be read. unit says what is counted, quickSeconds how long
+// a run in quick mode may take where that is more than most need.
 
 export const workloads = [
 	{

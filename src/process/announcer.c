@@ -39,8 +39,9 @@ static struct
 }			announcer;
 
 /*
- * The current transaction need not be on disk when it ends: batches wait for
- * it, and what a crash takes back with it is told once more.
+ * Has the current transaction end without waiting for the disk or a standby:
+ * the next batch would wait with it, and what a crash takes back is told once
+ * more.
  */
 static void
 CommitWithoutWaiting(void)
